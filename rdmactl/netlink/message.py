@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 __all__ = [
+    "HEADER",
     "NLMSG_DONE",
     "NLMSG_ERROR",
     "NLMSG_MIN_TYPE",
@@ -20,7 +21,6 @@ __all__ = [
     "NLM_F_DUMP",
     "NLM_F_MULTI",
     "NLM_F_REQUEST",
-    "HEADER",
     "Message",
     "align4",
     "attribute",
@@ -60,9 +60,7 @@ def align4(length: int) -> int:
     return (length + 3) & ~3
 
 
-def build(
-    type: int, payload: bytes = b"", *, flags: int = NLM_F_REQUEST, seq: int = 0, pid: int = 0
-) -> bytes:
+def build(type: int, payload: bytes = b"", *, flags: int = NLM_F_REQUEST, seq: int = 0, pid: int = 0) -> bytes:
     """One message as bytes, unpadded."""
     return HEADER.pack(HEADER.size + len(payload), type, flags, seq, pid) + payload
 
