@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Portals: the address and TCP or RDMA port of a target. Engine ring, import-light.
+
+Three readers, because three kinds of text exist:
+
+* `Portal.parse`: strict "host[:port]", the inverse of `str(portal)`; for our own settings and requests;
+* `parse_option`: the `-p` option with iscsiadm's reading of it, which never rejects anything;
+* `parse_target_address`: what a target claims (SendTargets, redirects); strict, because it is hostile until checked.
+
+A portal is compared as written: "2001:db8::1" and "2001:0db8::1" are two portals. Not here: resolving names (a shell's
+work), portal group tags beyond their number. Defined by RFC 7143 section 13.8 (TargetAddress).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from rdmactl.errors import LocalError, PeerError
+from rdmactl.iscsi.names import printable
+
+__all__ = [
+    "DEFAULT_PORT",
+    "UNKNOWN_TPGT",
+    "Portal",
+    "TargetAddress",
+    "parse_option",
+    "parse_target_address",
+]
+
+DEFAULT_PORT = 3260
+UNKNOWN_TPGT = -1
+_MAX_PORT = 65535
+_MAX_TPGT = 65535
+_MAX_HOST = 255  # RFC 1035: the longest domain name
+_DNS = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?", re.ASCII)
+_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_LEADING_NUMBER = re.compile(r"[ \t]*([+-]?[0-9]+)", re.ASCII)
+
+
+class Portal(NamedTuple):
+    """Where a target listens: an IPv4 or IPv6 address (without brackets) or a name, and a port."""
+
+    address: str
+    port: int = DEFAULT_PORT
+
+    @classmethod
+    def parse(cls, text: str) -> Portal:
+        """Read "host", "host:port", "[ipv6]", "[ipv6]:port" or a bare IPv6 address; LocalError when it is none."""
+        try:
+            return cls(*_strict(text))
+        except ValueError as error:
+            raise LocalError(
+                f'portal "{printable(text)}" {error}',
+                hint="a portal looks like 192.0.2.10, 192.0.2.10:3260 or [2001:db8::10]:3260",
+                code="invalid-portal",
+            ) from None
+
+    def __str__(self) -> str:
+        """ "address:port", an address with colons in brackets."""
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+
+class TargetAddress(NamedTuple):
+    """A portal with its group tag (`UNKNOWN_TPGT` when none was given).
+
+    `warning` says what was odd but readable about the text, as the end of a sentence; None when nothing was.
+    """
+
+    portal: Portal
+    tpgt: int = UNKNOWN_TPGT
+    warning: str | None = None
+
+
+def parse_option(text: str, default_port: int = DEFAULT_PORT) -> TargetAddress | None:
+    """Take the `-p` option "host[:port][,tpgt]" apart as iscsiadm does; None where iscsiadm sees no portal.
+
+    Nothing is rejected: a number that is none counts as 0 and ports are not limited. One difference: brackets are
+    believed also around an address with dots ("[::ffff:192.0.2.1]"), which iscsiadm cuts at the first colon.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket:
+            return None
+        rest = rest[rest.find(":") :] if ":" in rest else rest[rest.find(",") :] if "," in rest else ""
+    elif "." not in text and text.count(":") > 1:
+        host, comma, rest = text.partition(",")
+        rest = comma + rest
+    else:
+        cut = min((at for at in (text.find(":"), text.find(",")) if at >= 0), default=len(text))
+        host, rest = text[:cut], text[cut:]
+    if not host:
+        return None
+    port_text, comma, tag = rest.partition(",")
+    port = _leading_number(port_text[1:]) if port_text.startswith(":") else default_port
+    return TargetAddress(Portal(host, port), _leading_number(tag) if comma else UNKNOWN_TPGT)
+
+
+def parse_target_address(text: str) -> TargetAddress:
+    """Read a TargetAddress value "host[:port][,tpgt]" a target sent; PeerError with the reason when it is unusable.
+
+    Host names are kept as names. An empty tag counts as unknown. Brackets are looked for before colons, so that
+    "[fd00::1],1" is the address fd00::1 on the default port.
+    """
+    rest, comma, tag_text = text.rpartition(",")
+    if not comma:
+        rest, tag_text = text, ""
+    try:
+        tpgt = _tpgt(tag_text)
+        address, port = _strict(rest)
+    except ValueError as error:
+        raise PeerError(f'target address "{printable(text)}" {error}', code="invalid-portal") from None
+    warning = "is an IPv6 address without brackets" if ":" in address and not rest.startswith("[") else None
+    if "%" in address:
+        address = address.partition("%")[0]
+        warning = "has a zone, which means nothing outside the target; it is left out"
+    return TargetAddress(Portal(address, port), tpgt, warning)
+
+
+def _strict(text: str) -> tuple[str, int]:
+    """(address, port) of "host[:port]"; ValueError with the end of a sentence."""
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket:
+            raise ValueError("has no closing bracket")
+        if rest and not rest.startswith(":"):
+            raise ValueError("has something other than a port behind the bracket")
+        return _ipv6(host), _port(rest[1:]) if rest else DEFAULT_PORT
+    if text.count(":") > 1:
+        return _ipv6(text), DEFAULT_PORT
+    host, colon, port_text = text.partition(":")
+    if len(host) > _MAX_HOST or _DNS.fullmatch(host) is None:
+        raise ValueError("has no address" if not host else "has a host with characters that are not allowed")
+    return host, _port(port_text) if colon else DEFAULT_PORT
+
+
+def _ipv6(host: str) -> str:
+    if len(host) > _MAX_HOST or host.count(":") < 2 or _IPV6.fullmatch(host) is None:
+        raise ValueError("has no IPv6 address where one belongs")
+    return host
+
+
+def _port(text: str) -> int:
+    if _PORT.fullmatch(text) is None or not 1 <= int(text) <= _MAX_PORT:
+        raise ValueError(f"has a port outside 1-{_MAX_PORT}")
+    return int(text)
+
+
+def _tpgt(text: str) -> int:
+    if not text:
+        return UNKNOWN_TPGT
+    if _PORT.fullmatch(text) is None or int(text) > _MAX_TPGT:
+        raise ValueError(f"has a portal group tag outside 0-{_MAX_TPGT}")
+    return int(text)
+
+
+def _leading_number(text: str) -> int:
+    """What strtoul makes of `text`, without its overflow: the number it begins with, else 0."""
+    match = _LEADING_NUMBER.match(text)
+    return int(match[1][:20]) if match else 0
