@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from rdmactl.netlink.message import Message
 
@@ -18,6 +18,7 @@ __all__ = [
     "Channel",
     "ChannelHandler",
     "ChannelSpec",
+    "HasFileno",
     "Lane",
     "NetlinkSocket",
     "Received",
@@ -46,17 +47,19 @@ class ChannelSpec:
     receive_bytes: int = 8192
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A message nobody asked for: a kernel request or event. `sender` is the portid it came from: 0 is the kernel."""
+class Received(NamedTuple):
+    """A message nobody asked for: a kernel request or event. `sender` is the portid it came from: 0 is the kernel.
+
+    `groups` is the bitmask of the multicast group it came through, 0 for a unicast. A tuple, not a dataclass: it is
+    made once per kernel message, and building one takes half the time.
+    """
 
     message: Message
     sender: int
     groups: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """The answer to something this channel sent: NLMSG_DONE or NLMSG_ERROR with its code (0 or -errno).
 
     `request` is the message as it was sent; `messages` what came with the same seq before the end.
@@ -114,6 +117,12 @@ class RequestChannel(Protocol):
     def close(self) -> None: ...
 
 
+class HasFileno(Protocol):
+    """Anything that owns a descriptor: a socket, a port claim."""
+
+    def fileno(self) -> int: ...
+
+
 class Lane(Protocol):
     """A service's place in the dispatcher: its own thread, its own loop, its channels."""
 
@@ -125,6 +134,13 @@ class Lane(Protocol):
 
     def open_requests(self, spec: ChannelSpec) -> RequestChannel:
         """Open a request channel."""
+
+    def adopt(self, owner: HasFileno) -> None:
+        """Name a descriptor of the service's own that its loop does not know (a claimed port, say).
+
+        Should the lane have to abandon the service, it takes this descriptor from it too, so that the next instance
+        can have the port. Held weakly; nothing needs to be undone after a normal close.
+        """
 
     def ready(self) -> None:
         """The service serves from now on; the daemon reports READY when every service has said so."""
@@ -153,7 +169,13 @@ class NetlinkSocket(Protocol):
     def send(self, datagram: bytes) -> None: ...
 
     def receive(self) -> tuple[bytes, int, int] | None:
-        """(datagram, sender's portid, groups bitmask), or None when the queue is empty. ENOBUFS as OSError."""
+        """(datagram, sender's portid, groups bitmask), or None when the queue is empty.
+
+        Something lost is an OSError: ENOBUFS (the queue overran), EMSGSIZE (longer than `receive_bytes`).
+        """
+
+    def fence(self) -> None:
+        """From any thread: nothing can be sent or received from now on; the descriptor stays taken until `close`."""
 
     def close(self) -> None: ...
 
