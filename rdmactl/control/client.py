@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clients' end of the control interface: one Varlink call over a Unix socket. Face ring.
+"""The clients' end of the control interface: one Varlink call over a Unix socket. Shell ring.
 
 Synchronous and small on purpose: a front end is judged by its start-up time, so nothing is imported here but json and
 socket. What does not belong here: what the methods mean (`interfaces`), and turning errors into text
