@@ -333,7 +333,11 @@ static int completion_channel_open(struct ibv_context *context, struct ibv_comp_
     return rc ? rc : nonblocking((*out)->fd);
 }
 
-static int completion_channel_close(struct ibv_comp_channel *channel) { return code(ibv_destroy_comp_channel(channel)); }
+static int completion_channel_close(struct ibv_comp_channel *channel)
+{
+    return code(ibv_destroy_comp_channel(channel));
+}
+
 static int completion_channel_fd(struct ibv_comp_channel *channel) { return channel->fd; }
 
 static int cq_create(struct ibv_context *context, int depth, struct ibv_comp_channel *channel, struct ibv_cq **out)
@@ -394,7 +398,8 @@ static int qp_post_send(struct rdma_cm_id *id, uint64_t wr_id, void *address, ui
 }
 
 /* Slots first .. first + n - 1 of an arena; the slot's index is the wr_id. */
-static int qp_post_receives(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint64_t first, int n, uint32_t lkey)
+static int qp_post_receives(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint64_t first, int n,
+                            uint32_t lkey)
 {
     if (!id->qp)
         return -EINVAL;

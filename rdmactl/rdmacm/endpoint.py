@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A queue pair and all it needs: protection domain, completion queue, registered memory. Shell ring.
+
+One message is one Send, in one slot of an arena; the slot's index is the work request's id (`_SEND` marks the send
+side). Each connection has a protection domain of its own, because librdmacm's shared one would let one target use a
+key given to another. The arenas grant no remote right.
+
+Not here: the connection's state and its descriptors on the loop (`connection.py`).
+Order of making and freeing, and the sizes: rdma_create_qp(3), ibv_create_cq(3), ibv_reg_mr(3).
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from rdmactl.errors import LocalError
+from rdmactl.rdmacm import failures, library
+
+__all__ = ["DISCOVERY", "Completion", "Endpoint", "Sizes"]
+
+_SEND = 1 << 32
+_BATCH = 32
+
+_HEADERS_BYTES = 76  # iSER header (28) and basic header segment (48)
+
+
+class Sizes(NamedTuple):
+    """Slots of the two arenas. The peer may send at most `receives` messages nobody has answered yet."""
+
+    receive_bytes: int
+    receives: int
+    send_bytes: int
+    sends: int
+
+
+DISCOVERY = Sizes(
+    # 32 KiB of text keeps the target list of practically every portal in one part: LIO mishandles several.
+    receive_bytes=_HEADERS_BYTES + 32768,
+    # Answers come one at a time; the others are for messages nobody asked for (NOP-In, Async, Reject).
+    receives=4,
+    # What LIO and the kernel's initiator have room for during login.
+    send_bytes=_HEADERS_BYTES + 8192,
+    sends=2,
+)
+
+
+class Completion(NamedTuple):
+    """A finished work request; `data` is the message when one was received. `status` 0 is success."""
+
+    status: int
+    data: bytes | None
+    with_invalidate: bool
+
+
+class Arena:
+    """Page-aligned memory of equal slots, registered as one region."""
+
+    def __init__(self, module: library.Handle, pd: library.Handle, slots: int, slot_bytes: int, access: int) -> None:
+        self._module = module
+        self.slot_bytes = slot_bytes
+        self._memory = mmap.mmap(-1, slots * slot_bytes)
+        self._buffer = module.ffi.from_buffer(self._memory, require_writable=True)
+        out = module.ffi.new("struct ibv_mr **")
+        self.rc: int = module.lib.mr_register(pd, self._buffer, len(self._memory), access, out)
+        self._mr = out[0] if self.rc == 0 else None
+        self.lkey: int = module.lib.mr_lkey(self._mr) if self._mr else 0
+
+    def base(self, slot: int = 0) -> library.Handle:
+        """The address of a slot."""
+        return self._module.ffi.cast("char *", self._buffer) + slot * self.slot_bytes
+
+    def read(self, slot: int, length: int) -> bytes:
+        start = slot * self.slot_bytes
+        return self._memory[start : start + length]
+
+    def write(self, slot: int, data: bytes) -> None:
+        start = slot * self.slot_bytes
+        self._memory[start : start + len(data)] = data
+
+    def free(self) -> None:
+        if self._mr is not None:
+            self._module.lib.mr_free(self._mr)
+            self._mr = None
+        self._module.ffi.release(self._buffer)
+        self._memory.close()
+
+
+class Endpoint:
+    """The queue pair of one rdma_cm_id, with its receives posted. Raises KernelError or PeerError naming `peer`."""
+
+    def __init__(self, id: library.Handle, sizes: Sizes, peer: str) -> None:
+        self._module = library.load()
+        self._ffi, self._lib = self._module.ffi, self._module.lib
+        self._id, self._sizes, self._peer = id, sizes, peer
+        self._pd: library.Handle = None
+        self._comp_channel: library.Handle = None
+        self._cq: library.Handle = None
+        self._has_qp = False
+        self._arenas: list[Arena] = []
+        self._out = self._ffi.new("struct completion[]", _BATCH)
+        try:
+            self._build(self._lib.cm_context(id))
+        except BaseException:
+            self.free()
+            raise
+        self._free_sends = deque(range(sizes.sends))
+        self._sent_bytes = [0] * sizes.sends
+
+    @property
+    def fd(self) -> int:
+        """Readable when something has completed."""
+        fd: int = self._lib.completion_channel_fd(self._comp_channel)
+        return fd
+
+    @property
+    def can_send(self) -> bool:
+        """Whether a send slot is free."""
+        return bool(self._free_sends)
+
+    def send(self, message: bytes) -> None:
+        """Post one message. LocalError when it does not fit or no slot is free."""
+        if len(message) > self._sizes.send_bytes:
+            raise LocalError(f"a message of {len(message)} bytes does not fit the {self._sizes.send_bytes} of a slot")
+        if not self._free_sends:
+            raise LocalError("all send slots are in use")
+        slot = self._free_sends.popleft()
+        self._transmit.write(slot, message)
+        self._sent_bytes[slot] = len(message)
+        base = self._transmit.base(slot)
+        rc = self._lib.qp_post_send(self._id, _SEND | slot, base, len(message), self._transmit.lkey)
+        if rc < 0:
+            self._sent(slot)
+            self._check(rc, "ibv_post_send")
+
+    def completions(self) -> Iterator[Completion]:
+        """Everything that has completed. Arms first and polls afterwards: the other order loses wake-ups.
+
+        A receive slot is copied out and posted again before its message is handed on, so the peer never runs dry
+        while a handler works.
+        """
+        self._check(self._lib.cq_acknowledge_and_arm(self._comp_channel, self._cq), "ibv_req_notify_cq")
+        while True:
+            taken = self._check(self._lib.cq_poll(self._cq, self._out, _BATCH), "ibv_poll_cq")
+            batch = [self._completion(self._out[index]) for index in range(taken)]
+            yield from batch
+            if taken < _BATCH:
+                return
+
+    def free(self) -> None:
+        """Give everything back, in the only order that never blocks. Harmless when called twice."""
+        if self._has_qp:
+            self._lib.cm_destroy_qp(self._id)
+            self._has_qp = False
+        for arena in self._arenas:
+            arena.free()
+        self._arenas.clear()
+        if self._cq is not None:
+            # ibv_destroy_cq waits for ever for events that were taken but not acknowledged.
+            self._lib.cq_acknowledge_and_arm(self._comp_channel, self._cq)
+            self._lib.cq_destroy(self._cq)
+            self._cq = None
+        if self._comp_channel is not None:
+            self._lib.completion_channel_close(self._comp_channel)
+            self._comp_channel = None
+        if self._pd is not None:
+            self._lib.pd_free(self._pd)
+            self._pd = None
+
+    def _build(self, context: library.Handle) -> None:
+        sizes = self._sizes
+        limits = self._ffi.new("struct device_limits *")
+        self._check(self._lib.device_limits(context, limits), "ibv_query_device")
+        self.reads_served = max(1, min(16, limits.max_qp_rd_atom))
+        sends, receives = (min(wanted + 2, limits.max_qp_wr) for wanted in (sizes.sends, sizes.receives))
+        self._pd = self._make("struct ibv_pd **", "ibv_alloc_pd", self._lib.pd_alloc, context)
+        self._comp_channel = self._make(
+            "struct ibv_comp_channel **", "ibv_create_comp_channel", self._lib.completion_channel_open, context
+        )
+        depth = min(sizes.sends + sizes.receives + 16, limits.max_cqe)
+        self._cq = self._make(
+            "struct ibv_cq **", "ibv_create_cq", self._lib.cq_create, context, depth, self._comp_channel
+        )
+        self._check(self._lib.cq_acknowledge_and_arm(self._comp_channel, self._cq), "ibv_req_notify_cq")
+        self._check(self._lib.cm_create_qp(self._id, self._pd, self._cq, sends, receives), "rdma_create_qp")
+        self._has_qp = True
+        self._receive = self._arena(sizes.receives, sizes.receive_bytes, self._lib.LOCAL_WRITE)
+        self._transmit = self._arena(sizes.sends, sizes.send_bytes, 0)
+        self._check(self._post(0, sizes.receives), "ibv_post_recv")
+
+    def _make(
+        self, pointer: str, operation: str, function: library.Handle, *arguments: library.Handle
+    ) -> library.Handle:
+        out = self._ffi.new(pointer)
+        self._check(function(*arguments, out), operation)
+        return out[0]
+
+    def _arena(self, slots: int, slot_bytes: int, access: int) -> Arena:
+        arena = Arena(self._module, self._pd, slots, slot_bytes, access)
+        self._arenas.append(arena)
+        self._check(arena.rc, "ibv_reg_mr")
+        return arena
+
+    def _post(self, first: int, count: int) -> int:
+        arena = self._receive
+        rc: int = self._lib.qp_post_receives(self._id, arena.base(), arena.slot_bytes, first, count, arena.lkey)
+        return rc
+
+    def _completion(self, raw: library.Handle) -> Completion:
+        data = None
+        if raw.wr_id & _SEND:
+            self._sent(raw.wr_id & (_SEND - 1))
+        elif raw.status == 0:
+            data = self._receive.read(raw.wr_id, raw.byte_len)
+            # Fails only on a queue pair that is in error already: what came before that is still to be read.
+            self._post(raw.wr_id, 1)
+        return Completion(raw.status, data, bool(raw.with_invalidate))
+
+    def _sent(self, slot: int) -> None:
+        """The slot is ours again. It may have held a CHAP response: do not keep it."""
+        self._transmit.write(slot, bytes(self._sent_bytes[slot]))
+        self._free_sends.append(slot)
+
+    def _check(self, rc: int, operation: str) -> int:
+        if rc < 0:
+            raise failures.call_failed(self._peer, operation, -rc)
+        return rc
