@@ -7,8 +7,8 @@ What can go wrong beyond a wrong password: a target that switches authentication
 own challenge back to have us compute the answer it needs (`ChallengeBook`), equal secrets in both directions (refused
 where they are configured), and tgt, for which algorithm 7 is SHA-1 and not SHA-256.
 
-Not here: the order of login PDUs (`login.py`), where secrets are stored. Defined by RFC 7143 section 12.1.3 and RFC 1994;
-algorithms in the IANA registry "iSCSI CHAP algorithms".
+Not here: the order of login PDUs (`login.py`), where secrets are stored. Defined by RFC 7143 section 12.1.3 and RFC
+1994; algorithms in the IANA registry "iSCSI CHAP algorithms".
 """
 
 from __future__ import annotations
