@@ -37,6 +37,7 @@ PURE = {
 
 
 def modules() -> Iterator[tuple[str, Path]]:
+    # rglob does not follow the link rdmactl/daemons.
     for directory, package in ((ROOT / "rdmactl", "rdmactl"), (ROOT / "daemons", "rdmactl.daemons")):
         for path in sorted(directory.rglob("*.py")):
             parts = path.relative_to(directory).with_suffix("").parts
