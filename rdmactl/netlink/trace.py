@@ -1,16 +1,231 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The structured trace of netlink messages. Shell ring."""
+"""The structured trace: every netlink message in and out, in memory and on request in a file. Shell ring.
+
+Not here: what messages mean and which part of them is secret (`describe.py`), playing a recording back (`replay.py`).
+
+Channels hand over each datagram with the time. On that path nothing is decoded: secrets are overwritten and the bytes
+kept, in a ring that is bounded in bytes. Reading the trace decodes it, and computes how long each request of the kernel
+waited for its answer. A recording has one JSON object per line:
+
+    {"time": 1763633080.123456, "dir": "daemon->kernel", "family": 20, "portid": 711, "hex": "…", "note": "HELLO …"}
+
+and in answers to kernel requests "waited_us". It can be attached to a bug report, and becomes a test by `load`.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+import json
+import os
+import threading
+import time
+from collections import deque
+from typing import NamedTuple, TextIO
 
-__all__ = ["Tracer"]
+from rdmactl.errors import LocalError, StoreError
+from rdmactl.netlink.describe import describe, redact
+from rdmactl.netlink.message import Message, split
+from rdmactl.netlink.sockets import NETLINK_KOBJECT_UEVENT, NETLINK_RDMA
+
+__all__ = ["DAEMON_TO_KERNEL", "KERNEL_TO_DAEMON", "TraceEntry", "Tracer", "load"]
+
+KERNEL_TO_DAEMON = "kernel->daemon"
+DAEMON_TO_KERNEL = "daemon->kernel"
+
+# A thousand connections being mapped take about 800 KB.
+RING_BYTES = 1 << 20
+_ENTRY_OVERHEAD_BYTES = 200  # the tuple, the bytes object and the numbers in it
+
+# A recording left running must not fill the disk; at this size it ends.
+RECORDING_BYTES = 256 << 20
+
+# Kernel requests waiting for our answer. The kernel gives up after 10 s.
+_ASKED_LIMIT = 4096
 
 
-class Tracer(Protocol):
-    """What a channel tells: each datagram in and out, when it happened."""
+class TraceEntry(NamedTuple):
+    """One datagram. `time_s` is seconds since 1970; `waited_s` how long the kernel waited for this answer, or None."""
 
-    def sent(self, now: float, family: int, portid: int, datagram: bytes) -> None: ...
+    time_s: float
+    direction: str
+    family: int
+    portid: int
+    datagram: bytes
+    note: str
+    waited_s: float | None = None
 
-    def received(self, now: float, family: int, portid: int, datagram: bytes) -> None: ...
+    def as_json(self) -> str:
+        """One line of a recording."""
+        fields: dict[str, object] = {
+            "time": round(self.time_s, 6),
+            "dir": self.direction,
+            "family": self.family,
+            "portid": self.portid,
+            "hex": self.datagram.hex(),
+            "note": self.note,
+        }
+        if self.waited_s is not None:
+            fields["waited_us"] = round(self.waited_s * 1e6)
+        return json.dumps(fields, ensure_ascii=False)
+
+
+class _Kept(NamedTuple):
+    """One datagram as it is kept: not decoded yet, secrets gone."""
+
+    now: float
+    inbound: bool
+    family: int
+    portid: int
+    datagram: bytes
+
+
+class _Annotator:
+    """Decodes datagrams in their order and pairs the kernel's requests with our answers."""
+
+    def __init__(self, epoch_s: float) -> None:
+        self._epoch_s = epoch_s
+        self._asked: dict[tuple[int, int, int], float] = {}
+
+    def annotate(self, kept: _Kept) -> TraceEntry:
+        notes = []
+        waited_s = None
+        for message in messages_of(kept.family, kept.datagram):
+            text, asks, answers = describe(kept.family, message, kept.inbound)
+            notes.append(text)
+            if asks is not None:
+                self._ask((kept.family, kept.portid, asks), kept.now)
+            if answers is not None:
+                asked = self._asked.pop((kept.family, kept.portid, answers), None)
+                waited_s = None if asked is None else kept.now - asked
+        direction = KERNEL_TO_DAEMON if kept.inbound else DAEMON_TO_KERNEL
+        note = " ; ".join(notes)
+        return TraceEntry(self._epoch_s + kept.now, direction, *kept[2:], note, waited_s)
+
+    def _ask(self, key: tuple[int, int, int], now: float) -> None:
+        if len(self._asked) >= _ASKED_LIMIT:
+            del self._asked[next(iter(self._asked))]
+        self._asked[key] = now
+
+
+def messages_of(family: int, datagram: bytes) -> list[Message]:
+    """The messages of a datagram; a family without framing has one, of type 0."""
+    return [Message(0, 0, 0, 0, datagram)] if family == NETLINK_KOBJECT_UEVENT else split(datagram)
+
+
+class Tracer:
+    """Trace of one dispatcher; safe to use from all its threads."""
+
+    def __init__(self, ring_bytes: int = RING_BYTES) -> None:
+        self._lock = threading.Lock()
+        self._ring: deque[_Kept] = deque()
+        self._ring_limit_bytes = ring_bytes
+        self._ring_bytes = 0
+        self._epoch_s = time.time() - time.monotonic()
+        self._file: TextIO | None = None
+        self._file_bytes = 0
+        self._file_limit_bytes = RECORDING_BYTES
+        self._annotator = _Annotator(self._epoch_s)
+        self.recording_error: str | None = None
+
+    def sent(self, now: float, family: int, portid: int, datagram: bytes) -> None:
+        """A datagram is about to go to the kernel. `now` is the monotonic clock."""
+        self._keep(_Kept(now, False, family, portid, redact(family, datagram)))
+
+    def received(self, now: float, family: int, portid: int, datagram: bytes) -> None:
+        """A datagram has come from the kernel."""
+        self._keep(_Kept(now, True, family, portid, redact(family, datagram)))
+
+    def entries(self) -> list[TraceEntry]:
+        """What the ring holds, oldest first, decoded."""
+        with self._lock:
+            kept = list(self._ring)
+        annotator = _Annotator(self._epoch_s)
+        return [annotator.annotate(item) for item in kept]
+
+    # ---------------------------------------------------------------- recording
+
+    def record(self, path: str, limit_bytes: int = RECORDING_BYTES) -> None:
+        """Write all further messages to a new file, readable by its owner only; it ends at `limit_bytes`.
+
+        LocalError if a recording is going on, StoreError if the file exists or cannot be made.
+        """
+        if self._file is not None:
+            raise LocalError("a recording is going on already", hint="stop it first")
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StoreError(f"cannot record to {path}: {os.strerror(error.errno or 0)}") from error
+        with self._lock:
+            self._annotator = _Annotator(self._epoch_s)
+            self._file_bytes = 0
+            self._file_limit_bytes = limit_bytes
+            self.recording_error = None
+            self._file = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by stop_recording)
+
+    def stop_recording(self) -> None:
+        """Close the recording. Harmless if there is none."""
+        with self._lock:
+            self._end_recording(None)
+
+    def _keep(self, kept: _Kept) -> None:
+        with self._lock:
+            self._ring.append(kept)
+            self._ring_bytes += len(kept.datagram) + _ENTRY_OVERHEAD_BYTES
+            while self._ring_bytes > self._ring_limit_bytes:
+                self._ring_bytes -= len(self._ring.popleft().datagram) + _ENTRY_OVERHEAD_BYTES
+            if self._file is not None:
+                self._write(self._file, kept)
+
+    def _write(self, file: TextIO, kept: _Kept) -> None:
+        """One line. A disk that is full ends the recording, never the service."""
+        line = self._annotator.annotate(kept).as_json() + "\n"
+        self._file_bytes += len(line.encode())
+        if self._file_bytes > self._file_limit_bytes:
+            self._end_recording("the recording has reached its limit")
+            return
+        try:
+            file.write(line)
+        except OSError as error:
+            self._end_recording(os.strerror(error.errno or 0))
+
+    def _end_recording(self, error: str | None) -> None:
+        file, self._file = self._file, None
+        if error is not None:
+            self.recording_error = error
+        if file is not None:
+            try:
+                file.close()
+            except OSError as failure:
+                self.recording_error = os.strerror(failure.errno or 0)
+
+
+def load(path: str, family: int = NETLINK_RDMA) -> list[TraceEntry]:
+    """A recording: JSON lines, or one JSON array of the same objects. `family` is for entries that do not name theirs.
+
+    Entries of other directions (peer traffic of hand-made captures) are left out. StoreError if it is no recording.
+    """
+    try:
+        if os.stat(path).st_size > RECORDING_BYTES:
+            raise StoreError(f"{path} is larger than a recording can be")
+        with open(path, encoding="utf-8") as file:
+            text = file.read()
+        objects = (
+            json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in text.splitlines()]
+        )
+        return [_entry(item, family) for item in objects if item["dir"] in (KERNEL_TO_DAEMON, DAEMON_TO_KERNEL)]
+    except OSError as error:
+        raise StoreError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{path} is no recording: {error}") from error
+
+
+def _entry(item: dict[str, object], family: int) -> TraceEntry:
+    waited = item.get("waited_us")
+    return TraceEntry(
+        float(str(item.get("time", 0.0))),
+        str(item["dir"]),
+        int(str(item.get("family", family))),
+        int(str(item.get("portid", 0))),
+        bytes.fromhex(str(item["hex"])),
+        str(item.get("note", "")),
+        None if waited is None else float(str(waited)) / 1e6,
+    )
