@@ -34,6 +34,8 @@ from rdmactl.errors import KernelError, LocalError
 from rdmactl.netlink.counters import Counters
 from rdmactl.netlink.message import (
     HEADER,
+    NETLINK_KOBJECT_UEVENT,
+    NETLINK_RDMA,
     NLMSG_DONE,
     NLMSG_ERROR,
     NLMSG_NOOP,
@@ -44,7 +46,6 @@ from rdmactl.netlink.message import (
     split,
 )
 from rdmactl.netlink.ports import ChannelHandler, ChannelSpec, NetlinkSocket, Received, Reply
-from rdmactl.netlink.sockets import NETLINK_KOBJECT_UEVENT, NETLINK_RDMA
 
 if TYPE_CHECKING:
     from rdmactl.netlink.trace import Tracer

@@ -13,14 +13,19 @@ import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rdmactl.netlink.message import NLMSG_DONE, NLMSG_ERROR, Message, attributes, reply_code
+from rdmactl.netlink.message import (
+    NETLINK_ISCSI,
+    NETLINK_KOBJECT_UEVENT,
+    NETLINK_RDMA,
+    NETLINK_ROUTE,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    Message,
+    attributes,
+    reply_code,
+)
 
 __all__ = ["Described", "describe", "redact"]
-
-_NETLINK_ROUTE = 0
-_NETLINK_ISCSI = 8
-_NETLINK_KOBJECT_UEVENT = 15
-_NETLINK_RDMA = 20
 
 _CLIENT_SHIFT = 10
 _RDMA_NL_IWCM = 2
@@ -53,7 +58,7 @@ def describe(family: int, message: Message, inbound: bool) -> Described:
     """One message; `inbound` if it came from the kernel."""
     describer = _DESCRIBERS.get(family)
     try:
-        if family not in (_NETLINK_ISCSI, _NETLINK_KOBJECT_UEVENT) and message.type in (NLMSG_DONE, NLMSG_ERROR):
+        if family not in (NETLINK_ISCSI, NETLINK_KOBJECT_UEVENT) and message.type in (NLMSG_DONE, NLMSG_ERROR):
             name = "NLMSG_DONE" if message.type == NLMSG_DONE else "NLMSG_ERROR"
             return Described(f"{name} seq={message.seq} code={reply_code(message)}")
         if describer is not None:
@@ -65,7 +70,7 @@ def describe(family: int, message: Message, inbound: bool) -> Described:
 
 def redact(family: int, datagram: bytes) -> bytes:
     """The same datagram without secrets, of the same length."""
-    if family != _NETLINK_ISCSI:
+    if family != NETLINK_ISCSI:
         return datagram
     from rdmactl.netlink import iscsi
 
@@ -128,8 +133,8 @@ def _route(message: Message, inbound: bool) -> Described:
 
 
 _DESCRIBERS: dict[int, Callable[[Message, bool], Described]] = {
-    _NETLINK_ROUTE: _route,
-    _NETLINK_ISCSI: _iscsi,
-    _NETLINK_KOBJECT_UEVENT: _uevent,
-    _NETLINK_RDMA: _rdma,
+    NETLINK_ROUTE: _route,
+    NETLINK_ISCSI: _iscsi,
+    NETLINK_KOBJECT_UEVENT: _uevent,
+    NETLINK_RDMA: _rdma,
 }

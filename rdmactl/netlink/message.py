@@ -13,6 +13,10 @@ from typing import NamedTuple
 
 __all__ = [
     "HEADER",
+    "NETLINK_ISCSI",
+    "NETLINK_KOBJECT_UEVENT",
+    "NETLINK_RDMA",
+    "NETLINK_ROUTE",
     "NLMSG_DONE",
     "NLMSG_ERROR",
     "NLMSG_MIN_TYPE",
@@ -29,6 +33,11 @@ __all__ = [
     "reply_code",
     "split",
 ]
+
+NETLINK_ROUTE = 0
+NETLINK_ISCSI = 8
+NETLINK_KOBJECT_UEVENT = 15
+NETLINK_RDMA = 20
 
 NLMSG_NOOP = 1
 NLMSG_ERROR = 2

@@ -9,8 +9,8 @@ from __future__ import annotations
 import threading
 
 from rdmactl.errors import LocalError
+from rdmactl.netlink.message import NETLINK_RDMA
 from rdmactl.netlink.ports import ChannelSpec
-from rdmactl.netlink.sockets import NETLINK_RDMA
 
 __all__ = ["Claim", "Registry"]
 

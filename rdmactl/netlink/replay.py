@@ -16,9 +16,8 @@ from collections.abc import Callable, Sequence
 
 from rdmactl.errors import LocalError
 from rdmactl.netlink.channel import NetlinkChannel
-from rdmactl.netlink.message import split
+from rdmactl.netlink.message import NETLINK_KOBJECT_UEVENT, split
 from rdmactl.netlink.ports import ChannelHandler, ChannelSpec
-from rdmactl.netlink.sockets import NETLINK_KOBJECT_UEVENT
 from rdmactl.netlink.trace import DAEMON_TO_KERNEL, KERNEL_TO_DAEMON, TraceEntry
 
 __all__ = ["Replay"]

@@ -93,7 +93,7 @@ class AddressEvent(NamedTuple):
 
 
 class RouteEvent(NamedTuple):
-    """`destination` is None for a default route; `gateway` and `ifindex` are None where the route has none or several."""
+    """`destination` is None for a default route; `gateway` and `ifindex` None where it has none or several."""
 
     gone: bool
     destination: str | None

@@ -19,22 +19,14 @@ import socket
 from collections.abc import Iterator
 
 from rdmactl.errors import KernelError, RdmactlError, Unavailable
+from rdmactl.netlink.message import NETLINK_ISCSI, NETLINK_KOBJECT_UEVENT, NETLINK_RDMA, NETLINK_ROUTE
 from rdmactl.netlink.ports import ChannelSpec
 
 __all__ = [
-    "NETLINK_ISCSI",
-    "NETLINK_KOBJECT_UEVENT",
-    "NETLINK_RDMA",
-    "NETLINK_ROUTE",
     "KernelSocket",
     "fence_descriptor",
     "open_socket",
 ]
-
-NETLINK_ROUTE = 0
-NETLINK_ISCSI = 8
-NETLINK_KOBJECT_UEVENT = 15
-NETLINK_RDMA = 20
 
 _SOL_NETLINK = 270
 _NETLINK_ADD_MEMBERSHIP = 1

@@ -23,8 +23,7 @@ from typing import NamedTuple, TextIO
 
 from rdmactl.errors import LocalError, StoreError
 from rdmactl.netlink.describe import describe, redact
-from rdmactl.netlink.message import Message, split
-from rdmactl.netlink.sockets import NETLINK_KOBJECT_UEVENT, NETLINK_RDMA
+from rdmactl.netlink.message import NETLINK_KOBJECT_UEVENT, NETLINK_RDMA, Message, split
 
 __all__ = ["DAEMON_TO_KERNEL", "KERNEL_TO_DAEMON", "TraceEntry", "Tracer", "load"]
 
