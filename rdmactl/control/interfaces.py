@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Varlink interfaces of the daemons: what can be asked, in types, and the way from a call to a service. Shell ring.
+
+Each method is a few lines: convert, call the service in its lane through the dispatcher with a deadline, convert back.
+What does not belong here: sockets, identity and limits (`server.py`), and anything a service decides.
+
+Records travel as maps from open-iscsi's key names to text (`rdmactl.records.model` knows them): these names have been
+stable for twenty years, any language can write them, and a key this daemon does not know does no harm.
+
+asyncvarlink reads the annotations of this module at import, so they are real types here, not strings.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Protocol, TypedDict, TypeVar
+
+from asyncvarlink import LastResult, TypedVarlinkErrorReply, VarlinkInterface, varlinkmethod
+
+from rdmactl import __version__
+from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
+from rdmactl.netlink.supervisor import LaneStatus
+from rdmactl.records.requests import discovery_request, login_request
+
+__all__ = ["CHANGING_METHODS", "Caller", "Daemon", "Failed", "Initiator", "PortMapper", "failure"]
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+READ_DEADLINE_S = 10.0
+"""Reading a table in memory takes milliseconds; ten seconds is how long the kernel itself waits for a port mapper."""
+
+WORK_DEADLINE_MAX_S = 3600.0
+"""Longest deadline a caller may ask for: beyond an hour it should ask again."""
+
+LOGINS_AT_ONCE = 64
+"""Of one call: enough to hide the round trips of many targets, few enough to leave the lane to other callers."""
+
+OBJECTS_MAX = 16384
+"""Records or session ids in one call."""
+
+CHANGING_METHODS = frozenset({"Discover", "Login", "Logout"})
+"""Only for root: they use credentials, open connections, or make and remove block devices."""
+
+
+class Caller(Protocol):
+    """What is needed of the dispatcher."""
+
+    async def call(self, name: str, function: Callable[[Any], Awaitable[T]], *, deadline_s: float) -> T: ...
+
+    def status(self) -> Sequence[LaneStatus]: ...
+
+
+class Failed(TypedVarlinkErrorReply, interface="io.rdmactl.Daemon"):
+    """Any call may fail with this. `code` is stable and for programs, `message` and `hint` are for people, `err` is
+    open-iscsi's number where there is one.
+    """
+
+    class Parameters:
+        code: str
+        message: str
+        hint: str | None
+        err: int | None
+
+
+class Failure(TypedDict):
+    """Why one object of a call failed; the same fields as the error Failed."""
+
+    code: str
+    message: str
+    hint: str | None
+    err: int | None
+
+
+def failure(error: BaseException) -> Failure:
+    """Any exception as the fields of Failed. What was not foreseen goes to the log, never to the caller."""
+    if isinstance(error, TimeoutError):
+        error = DeadlineExceeded("the daemon did not finish within the deadline of the call")
+    if isinstance(error, RdmactlError):
+        err = getattr(error, "err", None)
+        return {
+            "code": error.code,
+            "message": error.message,
+            "hint": error.hint,
+            "err": None if err is None else int(err),
+        }
+    if isinstance(error, asyncio.CancelledError):
+        return {"code": "stopping", "message": "the daemon is stopping", "hint": None, "err": None}
+    _log.error("a control call failed unexpectedly", exc_info=error)
+    return {
+        "code": "internal",
+        "message": f"internal error ({type(error).__name__})",
+        "hint": "the daemon's journal has the details; please report them",
+        "err": None,
+    }
+
+
+class Lane(TypedDict):
+    name: str
+    state: str
+    ready: bool
+    up_s: float
+    restarts: int
+    stalls: int
+    last_error: str | None
+    counters: dict[str, int]
+
+
+class DaemonStatus(TypedDict):
+    version: str
+    pid: int
+    roles: list[str]
+    lanes: list[Lane]
+
+
+class Daemon(VarlinkInterface, name="io.rdmactl.Daemon"):
+    """The process itself."""
+
+    errors = (Failed,)
+
+    def __init__(self, caller: Caller, roles: Sequence[str]) -> None:
+        self._caller = caller
+        self._roles = list(roles)
+
+    @varlinkmethod
+    async def Status(self) -> DaemonStatus:  # noqa: N802 - Varlink's spelling
+        """What runs here, and how each service is doing."""
+        lanes: list[Lane] = [
+            {
+                "name": lane.name,
+                "state": lane.state.value,
+                "ready": lane.ready,
+                "up_s": lane.up_s,
+                "restarts": lane.restarts,
+                "stalls": lane.stalls,
+                "last_error": lane.last_error,
+                "counters": lane.counters.as_dict(),
+            }
+            for lane in self._caller.status()
+        ]
+        return {"version": __version__, "pid": os.getpid(), "roles": self._roles, "lanes": lanes}
+
+
+class Portal(TypedDict):
+    address: str
+    port: int
+    tpgt: int
+
+
+class Target(TypedDict):
+    name: str
+    portals: list[Portal]
+
+
+class Outcome(TypedDict):
+    """How one object of a call ended: `index` is its place in the call, `sid` its session, `failure` None if well."""
+
+    index: int
+    sid: int | None
+    failure: Failure | None
+
+
+class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
+    """Sessions to iSCSI and iSER targets."""
+
+    errors = (Failed,)
+
+    def __init__(self, caller: Caller, initiator_name: str) -> None:
+        self._caller = caller
+        self._initiator_name = initiator_name
+        self._background: set[asyncio.Task[Any]] = set()
+
+    @varlinkmethod(return_parameter="targets")
+    async def Discover(self, *, record: dict[str, str], deadline_s: float) -> list[Target]:  # noqa: N802
+        """Ask a discovery address for its targets. `record`: discovery.sendtargets.* and, optionally, iface.* keys."""
+        request = discovery_request(record, self._initiator_name)
+        limit_s = _limited(deadline_s)
+        found = await self._caller.call("initiator", lambda service: service.discover(request), deadline_s=limit_s)
+        return [
+            {
+                "name": target.name,
+                "portals": [
+                    {"address": portal.address, "port": portal.port, "tpgt": tpgt} for portal, tpgt in target.portals
+                ],
+            }
+            for target in found
+        ]
+
+    @varlinkmethod(return_parameter="outcome", delay_generator=False)
+    async def Login(  # noqa: N802
+        self, *, records: list[dict[str, str]], deadline_s: float
+    ) -> AsyncIterator[Outcome]:
+        """Log in by node records; one outcome for each, as they come. A caller that goes away stops nothing."""
+        requests = [login_request(record, self._initiator_name) for record in records]
+        limit_s = _limited(deadline_s)
+
+        def log_in(request: Any) -> Callable[[], Awaitable[int]]:
+            return lambda: self._caller.call("initiator", lambda service: service.login(request), deadline_s=limit_s)
+
+        async for outcome in self._each([log_in(request) for request in requests]):
+            yield outcome
+
+    @varlinkmethod(return_parameter="outcome", delay_generator=False)
+    async def Logout(self, *, sids: list[int], deadline_s: float) -> AsyncIterator[Outcome]:  # noqa: N802
+        """Log sessions out; one outcome for each, as they come."""
+        limit_s = _limited(deadline_s)
+
+        def log_out(sid: int) -> Callable[[], Awaitable[int]]:
+            async def run() -> int:
+                await self._caller.call("initiator", lambda service: service.logout(sid), deadline_s=limit_s)
+                return sid
+
+            return run
+
+        async for outcome in self._each([log_out(sid) for sid in sids]):
+            yield outcome
+
+    async def _each(self, jobs: list[Callable[[], Awaitable[int]]]) -> AsyncIterator[Outcome]:
+        """Run all jobs, some at once, and give each outcome when it is there; the last one ends the stream."""
+        if not 1 <= len(jobs) <= OBJECTS_MAX:
+            raise LocalError(f"a call must name 1 to {OBJECTS_MAX} objects, not {len(jobs)}")
+        room = asyncio.Semaphore(LOGINS_AT_ONCE)
+        done: asyncio.Queue[Outcome] = asyncio.Queue()
+
+        async def run(index: int, job: Callable[[], Awaitable[int]]) -> None:
+            try:
+                async with room:
+                    done.put_nowait({"index": index, "sid": await job(), "failure": None})
+            except Exception as error:
+                done.put_nowait({"index": index, "sid": None, "failure": failure(error)})
+
+        for index, job in enumerate(jobs):
+            task = asyncio.create_task(run(index, job))
+            self._background.add(task)
+            task.add_done_callback(self._background.discard)
+        for _ in jobs[1:]:
+            yield await done.get()
+        raise LastResult(await done.get())
+
+    async def stop(self) -> None:
+        """Give up what callers left running."""
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+
+
+def _limited(deadline_s: float) -> float:
+    if not 0 < deadline_s <= WORK_DEADLINE_MAX_S:
+        raise LocalError(f"the deadline must be above 0 and at most {WORK_DEADLINE_MAX_S:g} s, not {deadline_s:g}")
+    return deadline_s
+
+
+class Mapping(TypedDict):
+    """Addresses are text: "192.0.2.1:4711", "[2001:db8::1]:4711"."""
+
+    local: str
+    mapped: str
+    kind: str
+    references: int
+
+
+class PortMapperStatus(TypedDict):
+    mappings: int
+    counters: dict[str, int]
+
+
+class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
+    """iWARP port mappings."""
+
+    errors = (Failed,)
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    @varlinkmethod(return_parameter="mappings")
+    async def List(self) -> list[Mapping]:  # noqa: N802
+        """Every mapping of this host."""
+        found = await self._caller.call("iwpm", lambda service: service.list_mappings(), deadline_s=READ_DEADLINE_S)
+        return [
+            {"local": str(m.local), "mapped": str(m.mapped), "kind": m.kind, "references": m.references} for m in found
+        ]
