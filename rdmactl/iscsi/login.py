@@ -36,7 +36,7 @@ from rdmactl.iscsi.login_model import (
     LoginDone,
     LoginEvent,
     LoginFailed,
-    LoginNotice,
+    Notice,
     Redirected,
     random_isid,
 )
@@ -67,7 +67,7 @@ __all__ = [
     "LoginEngine",
     "LoginEvent",
     "LoginFailed",
-    "LoginNotice",
+    "Notice",
     "Redirected",
     "random_isid",
 ]
@@ -122,7 +122,7 @@ class LoginEngine:
             self._advance(LoginInput.BEGIN_OPERATIONAL)
             self._send_operational([*self._identity(), *self._negotiation.offers()], first=True)
         else:
-            self._output.extend(LoginNotice(text) for text in credentials.notices())
+            self._output.extend(Notice(text) for text in credentials.notices())
             self._advance(LoginInput.BEGIN_SECURITY)
             may_skip = "None" in credentials.methods  # T=1 lets a target without authentication go on at once
             pairs = [*self._identity(), ("AuthMethod", credentials.methods)]
@@ -420,7 +420,7 @@ class LoginEngine:
         self._state = advance(self._state, event)
 
     def _notice(self, text: str) -> None:
-        self._output.append(LoginNotice(f"{self._facts.subject}: {text}"))
+        self._output.append(Notice(f"{self._facts.subject}: {text}"))
 
     def _end(self, verdict: Verdict, status: int | None = None) -> None:
         self._advance(LoginInput.FAILURE)

@@ -23,7 +23,7 @@ __all__ = [
     "LoginDone",
     "LoginEvent",
     "LoginFailed",
-    "LoginNotice",
+    "Notice",
     "Redirected",
     "random_isid",
 ]
@@ -119,10 +119,10 @@ class LoginFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class LoginNotice:
+class Notice:
     """Something odd that did not stop the login; one sentence."""
 
     message: str
 
 
-LoginEvent = LoginDone | Redirected | LoginFailed | LoginNotice
+LoginEvent = LoginDone | Redirected | LoginFailed | Notice
