@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mapping table: which local address is mapped to which, how often it is used, which ports that takes. Engine ring.
+
+Not here: netlink and UDP messages, timers of exchanges, sockets. `PortClaims` says what is needed of the one who holds
+the sockets (`claims.py`).
+
+Each operation costs the same however many mappings there are: every question asked of the table has its own index.
+Addresses are compared as the kernel does, by family, address and port; a scope id is kept but does not distinguish.
+
+Who may have which address, decided per family:
+
+    there is already            asked for                    result
+    nothing on that port        anything                     new mapping
+    other specific addresses    a specific address           new mapping
+    the same wildcard           the wildcard, to listen      one more reference: one per device, as iw_cm asks
+    the same specific address   it, to connect from          one more reference: one per connection
+    the same specific address   it, to listen                refused
+    a wildcard                  a specific address, or       refused
+                                to connect from the port
+    a specific address          the wildcard                 refused
+
+A port is claimed on the wildcard address of the family, so that nobody on this host can have it, whatever the address.
+
+The kernel marks an id as mapped *before* it asks, and sends a REMOVE for each marked id, refused ones included. Nothing
+in REMOVE tells the two apart. So refusals are counted per address, and a REMOVE pays those first: a listener never
+loses its mapping to the end of one that was refused.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
+from typing import NamedTuple, Protocol
+
+from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
+
+__all__ = ["Claim", "Kind", "Mapping", "MappingKey", "MappingTable", "PortClaims", "Refusal", "key_of"]
+
+
+class Claim(NamedTuple):
+    """A claimed TCP port: `family` is AF_INET or AF_INET6."""
+
+    family: int
+    port: int
+
+
+class PortClaims(Protocol):
+    """Who holds TCP ports against the rest of the host. None of this waits: bind(2) has no far end."""
+
+    def claim(self, family: int, port: int) -> int | None:
+        """Take `port`, or a free one of the ephemeral range for 0; the port, or None. Taken already: success."""
+
+    def release(self, claim: Claim) -> None:
+        """Give a port back. Unknown ones are ignored."""
+
+    def retain(self, held: AbstractSet[Claim]) -> None:
+        """Give back every port but these."""
+
+
+class MappingKey(NamedTuple):
+    """What distinguishes mappings: the local address without its scope id."""
+
+    family: int
+    port: int
+    address: bytes
+
+
+class Kind(enum.Enum):
+    """What a local address is used for. The kernel's report after a restart does not say."""
+
+    LISTENER = "listener"
+    CONNECTION = "connection"
+    RESTORED = "restored"
+
+
+class Refusal(enum.Enum):
+    """Why a mapping could not be made."""
+
+    DUPLICATE = "the address is in use by another mapping"
+    NO_PORT = "no port could be claimed"
+
+
+class Mapping:
+    """One entry. `claim` is None if no port is needed; `claimed` says whether it is really held.
+
+    `refs` counts the kernel's ids; `touched` is the last time one was added or answered.
+    """
+
+    __slots__ = ("claim", "claimed", "created", "kind", "local", "mapped", "refs", "touched")
+
+    def __init__(self, local: SockAddr, mapped: SockAddr, kind: Kind, claim: Claim | None, now: float) -> None:
+        self.local = local
+        self.mapped = mapped
+        self.kind = kind
+        self.claim = claim
+        self.claimed = claim is not None
+        self.refs = 1
+        self.created = now
+        self.touched = now
+
+    @property
+    def key(self) -> MappingKey:
+        return key_of(self.local)
+
+
+def key_of(address: SockAddr) -> MappingKey:
+    """The key of a local address."""
+    return MappingKey(address.family, address.port, address.address)
+
+
+class MappingTable:
+    """All mappings of this host, with the ports claimed for them."""
+
+    def __init__(self, claims: PortClaims) -> None:
+        self._claims = claims
+        self._mappings: dict[MappingKey, Mapping] = {}  # in order of creation
+        self._wildcards: dict[tuple[int, int], Mapping] = {}  # by (family, local port)
+        self._specifics: dict[tuple[int, int], dict[MappingKey, Mapping]] = {}  # by (family, local port)
+        self._claim_users: dict[Claim, int] = {}
+        self._unclaimed: dict[MappingKey, Mapping] = {}
+        self._refused: dict[MappingKey, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._mappings)
+
+    def __iter__(self) -> Iterator[Mapping]:
+        """All mappings, oldest first."""
+        return iter(self._mappings.values())
+
+    def get(self, local: SockAddr) -> Mapping | None:
+        """The mapping of exactly this local address."""
+        return self._mappings.get(key_of(local))
+
+    def refused(self, local: SockAddr) -> int:
+        """How many refusals for this address have not been paid by a REMOVE yet."""
+        return self._refused.get(key_of(local), 0)
+
+    @property
+    def claims_held(self) -> frozenset[Claim]:
+        """The ports that mappings want claimed."""
+        return frozenset(self._claim_users)
+
+    @property
+    def has_unclaimed(self) -> bool:
+        """Whether a port known to the kernel could not be claimed yet."""
+        return bool(self._unclaimed)
+
+    def add_listener(self, local: SockAddr, map_port: bool, now: float) -> Mapping | Refusal:
+        """Map a listening address; one more reference if it is a wildcard that is there already."""
+        existing = self._mappings.get(key_of(local))
+        if existing is not None and local.is_wildcard:
+            return self._reference(existing, now)
+        if existing is not None or self._in_the_way(local):
+            return self.refuse(local, Refusal.DUPLICATE)
+        return self._create(local, map_port, Kind.LISTENER, now)
+
+    def add_connection(self, local: SockAddr, map_port: bool, now: float) -> Mapping | Refusal:
+        """Map a connecting address; one more reference if there is such a mapping already."""
+        if local.is_wildcard or (local.family, local.port) in self._wildcards:
+            return self.refuse(local, Refusal.NO_PORT)
+        existing = self._mappings.get(key_of(local))
+        if existing is not None:
+            return self._reference(existing, now)
+        return self._create(local, map_port, Kind.CONNECTION, now)
+
+    def refuse(self, local: SockAddr, reason: Refusal) -> Refusal:
+        """Note that the kernel will send a REMOVE for an id that has no mapping."""
+        key = key_of(local)
+        self._refused[key] = self._refused.get(key, 0) + 1
+        return reason
+
+    def remove(self, local: SockAddr) -> Mapping | None:
+        """One of the kernel's ids for this address has ended; the mapping if that was the last one.
+
+        Addresses never heard of are normal and ignored: iw_cm also tells of mappings it made while nobody ran.
+        """
+        key = key_of(local)
+        refused = self._refused.get(key, 0)
+        if refused:
+            if refused == 1:
+                del self._refused[key]
+            else:
+                self._refused[key] = refused - 1
+            return None
+        mapping = self._mappings.get(key)
+        if mapping is None:
+            return None
+        mapping.refs -= 1
+        if mapping.refs == 0:
+            self.drop(mapping)
+            return mapping
+        return None
+
+    def drop(self, mapping: Mapping) -> None:
+        """Forget a mapping and give its port back."""
+        key = mapping.key
+        del self._mappings[key]
+        self._unclaimed.pop(key, None)
+        port_key = key[:2]
+        if mapping.local.is_wildcard:
+            del self._wildcards[port_key]
+        else:
+            specifics = self._specifics[port_key]
+            del specifics[key]
+            if not specifics:
+                del self._specifics[port_key]
+        if mapping.claim is not None:
+            self._unuse(mapping.claim)
+
+    def restore(self, local: SockAddr, mapped: SockAddr, refs: int, now: float) -> Mapping | None:
+        """Enter a mapping from the kernel's report, port included; None if another one is in the way.
+
+        A port that cannot be had does not undo the mapping: the adapter uses it whether we hold it or not. A mapping to
+        itself needs no port, with or without NO_PORT_MAP: then nobody mapped it, and the application may well have
+        bound, or be about to bind, the same number for plain TCP.
+        """
+        if self._in_the_way(local):
+            return None
+        claim = None if mapped.port == local.port else Claim(local.family, mapped.port)
+        mapping = Mapping(local, mapped, Kind.RESTORED, claim, now)
+        mapping.refs = refs
+        if claim is not None and not self._use(claim):
+            mapping.claimed = False
+            self._unclaimed[mapping.key] = mapping
+        self._index(mapping)
+        return mapping
+
+    def set_refused(self, refused: dict[MappingKey, int]) -> None:
+        """Replace the counts of refusals by what the kernel's report implies."""
+        self._refused = refused
+
+    def retry_claims(self, limit: int) -> list[Mapping]:
+        """Try again to claim ports that were taken, at most `limit` of them; the mappings that got theirs."""
+        got = []
+        for key in list(self._unclaimed)[:limit]:
+            mapping = self._unclaimed.pop(key)
+            if mapping.claim is not None and self._claims.claim(*mapping.claim) is not None:
+                mapping.claimed = True
+                got.append(mapping)
+            else:
+                self._unclaimed[key] = mapping  # to the end of the queue
+        return got
+
+    def give_back_others(self) -> None:
+        """Release every claim no mapping wants: what an earlier instance has left."""
+        self._claims.retain(self._claim_users.keys())
+
+    def find_listener(self, address: SockAddr) -> Mapping | None:
+        """Whom a peer means that wants to connect to `address`: that address, else the wildcard of its port.
+
+        An IPv4 address also finds a listener on [::], since those without IPV6_V6ONLY accept it. Connections are not
+        to be found: nobody can connect to them.
+        """
+        found = self._mappings.get(key_of(address))
+        port_key = (address.family, address.port)
+        if found is None:
+            found = self._wildcards.get(port_key)
+        if found is None and address.is_wildcard:
+            found = next(iter(self._specifics.get(port_key, {}).values()), None)
+        if found is None and address.family == AF_INET:
+            found = self._wildcards.get((AF_INET6, address.port))
+        return None if found is None or found.kind is Kind.CONNECTION else found
+
+    def _in_the_way(self, local: SockAddr) -> bool:
+        port_key = (local.family, local.port)
+        return port_key in self._wildcards or (local.is_wildcard and port_key in self._specifics)
+
+    def _reference(self, mapping: Mapping, now: float) -> Mapping:
+        mapping.refs += 1
+        mapping.touched = now
+        return mapping
+
+    def _create(self, local: SockAddr, map_port: bool, kind: Kind, now: float) -> Mapping | Refusal:
+        claim = None
+        mapped = local
+        if map_port:
+            port = self._claim_other_than(local.family, local.port)
+            if port is None:
+                return self.refuse(local, Refusal.NO_PORT)
+            claim = Claim(local.family, port)
+            self._claim_users[claim] = self._claim_users.get(claim, 0) + 1
+            mapped = local.with_port(port)
+        mapping = Mapping(local, mapped, kind, claim, now)
+        self._index(mapping)
+        return mapping
+
+    def _claim_other_than(self, family: int, avoid: int) -> int | None:
+        """A free port but `avoid`: after a restart, mapped to itself means that nobody mapped it (see `restore`)."""
+        port = self._claims.claim(family, 0)
+        if port != avoid or port is None:
+            return port
+        other = self._claims.claim(family, 0)
+        self._claims.release(Claim(family, port))
+        return other
+
+    def _index(self, mapping: Mapping) -> None:
+        key = mapping.key
+        self._mappings[key] = mapping
+        if mapping.local.is_wildcard:
+            self._wildcards[key[:2]] = mapping
+        else:
+            self._specifics.setdefault(key[:2], {})[key] = mapping
+
+    def _use(self, claim: Claim) -> bool:
+        """Count a user of a claim, and take the port; whether that succeeded."""
+        self._claim_users[claim] = self._claim_users.get(claim, 0) + 1
+        return self._claims.claim(*claim) is not None
+
+    def _unuse(self, claim: Claim) -> None:
+        users = self._claim_users[claim] - 1
+        if users:
+            self._claim_users[claim] = users
+        else:
+            del self._claim_users[claim]
+            self._claims.release(claim)
