@@ -64,7 +64,7 @@ _PHYSICAL_STATES = {
 class Device(NamedTuple):
     """One device. `protocol` is "" on kernels before 5.2; GUIDs are written as sysfs writes them."""
 
-    index: int
+    device_index: int
     name: str
     protocol: str
     node_type: str

@@ -53,7 +53,8 @@ class Deadlines(NamedTuple):
     route_s: float = 2.0
     connect_s: float = 5.0
     suspect_s: float = 5.0
-    close_s: float = 2.0
+    close_s: float = 1.0
+    close_failed_s: float = 0.2
 
 
 DEADLINES = Deadlines()
@@ -116,20 +117,31 @@ class Connection:
         return self._address(self._lib.cm_peer_addr)
 
     @property
-    def is_iwarp(self) -> bool:
-        """Whether the device speaks iWARP; only once the address is resolved."""
+    def transport(self) -> str:
+        """ "InfiniBand", "RoCE" or "iWARP"; "" before the device is known."""
+        if not self.device:
+            return ""
+        return "iWARP" if self._is_iwarp else "InfiniBand" if self._is_infiniband else "RoCE"
+
+    @property
+    def _is_iwarp(self) -> bool:
         return bool(self._lib.device_is_iwarp(self._lib.cm_context(self._id)))
+
+    @property
+    def _is_infiniband(self) -> bool:
+        context, port = self._lib.cm_context(self._id), self._lib.cm_port(self._id)
+        return bool(self._lib.device_port_is_infiniband(context, port) > 0)
 
     async def connect(self, destination: SockAddr, private_data: bytes, source: SockAddr | None = None) -> None:
         """Resolve, build, connect. Raises what went wrong; `close` is due all the same."""
-        with self.steps.step("address"):
-            await self._resolve_address(destination, source)
-        with self.steps.step("route"):
-            await self._resolve_route()
-        with self.steps.step("resources"):
-            self._build()
-        with self.steps.step("connect"):
-            await self._connect(private_data)
+        self.steps.begin("address")
+        await self._resolve_address(destination, source)
+        self.steps.begin("route")
+        await self._resolve_route()
+        self.steps.begin("resources")
+        self._build()
+        self.steps.begin("connect")
+        await self._connect(private_data)
 
     async def accept(self, private_data: bytes) -> None:
         """Passive side: build and accept the request this connection was made for."""
@@ -169,7 +181,8 @@ class Connection:
             return
         if self._was_up and not self._peer_gone:
             self._lib.cm_disconnect(self._id)
-            await self._peer_gone_within(self._deadlines.close_s)
+            patience_s = self._deadlines.close_failed_s if self.failure else self._deadlines.close_s
+            await self._peer_gone_within(patience_s)
         self._stop_watching()
         self._channel.forget(self._key)
         await self._in_thread(self._free)
@@ -189,9 +202,8 @@ class Connection:
 
     async def _resolve_route(self) -> None:
         limit_s = self._deadlines.route_s
-        context, port = self._lib.cm_context(self._id), self._lib.cm_port(self._id)
         arguments = (self._lib.cm_resolve_route, self._id, int(limit_s * 1000))
-        if self._lib.device_port_is_infiniband(context, port) > 0:
+        if self._is_infiniband:
             rc = await self._in_thread(*arguments)  # asks ibacm, if that runs
         else:
             rc = arguments[0](*arguments[1:])
@@ -214,7 +226,7 @@ class Connection:
         deadline_s = self._deadlines.connect_s
         try:
             async with asyncio.timeout(deadline_s):
-                if self.is_iwarp:
+                if self._is_iwarp:
                     rc = await self._in_thread(self._lib.cm_connect, *arguments, _RETRY_COUNT, _RNR_RETRY_COUNT)
                 else:
                     rc = self._lib.cm_connect(*arguments, _RETRY_COUNT, _RNR_RETRY_COUNT)
@@ -222,7 +234,7 @@ class Connection:
                 await self._leave(State.CONNECT, "connect", deadline_s)
         except TimeoutError:
             raise self._late("connect", deadline_s) from None
-        if not self.is_iwarp:
+        if not self._is_iwarp:
             self._lib.qp_set_min_rnr_timer(self._id, _MIN_RNR_TIMER)  # only makes recovery faster: no error of ours
 
     # Events

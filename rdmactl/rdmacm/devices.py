@@ -36,7 +36,7 @@ _TRANSPORTS = {"ib": "InfiniBand", "roce": "RoCE", "iw": "iWARP", "usnic": "usNI
 class Gid(NamedTuple):
     """One entry of a port's GID table; `netdev` and `type` ("IB/RoCE v1", "RoCE v2") as the kernel writes them."""
 
-    index: int
+    number: int
     gid: str
     type: str
     netdev: str
@@ -70,14 +70,14 @@ class DeviceView(NamedTuple):
 
 def read_devices(door: SocketDoor = sockets.open_socket, sysfs: str = SYSFS) -> list[DeviceView]:
     """All devices, by name. Unavailable without RDMA in the kernel; KernelError, DeadlineExceeded."""
-    socket = door(ChannelSpec(family=sockets.NETLINK_RDMA, receive_bytes=_RECEIVE_BYTES))
+    socket = door(ChannelSpec(family=message.NETLINK_RDMA, receive_bytes=_RECEIVE_BYTES))
     try:
         dump = _Dump(socket, time.monotonic)
         views = []
         for payload in dump.read(nldev.RDMA_NLDEV_CMD_GET, b""):
             device = nldev.parse_device(payload)
             if device is not None:
-                ports = dump.read(nldev.RDMA_NLDEV_CMD_PORT_GET, nldev.ports_request(device.index), gone=19)
+                ports = dump.read(nldev.RDMA_NLDEV_CMD_PORT_GET, nldev.ports_request(device.device_index), gone=19)
                 views.append(_view(device, ports, os.path.join(sysfs, device.name)))
         return sorted(views)
     finally:

@@ -6,30 +6,38 @@ Not here: deadlines, and what a step does.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 __all__ = ["Steps"]
 
 
 class Steps:
-    """A list of (name, seconds), in order; `current` is the step under way, or the last one."""
+    """Steps follow each other without a gap; `current` is the one under way, or the last one."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._started = clock()
+        self._since = self._started = clock()
+        self._taken: list[tuple[str, float]] = []
+        self._open = False
         self.current = "start"
-        self.taken: list[tuple[str, float]] = []
 
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time what happens inside; a step that fails is listed as well."""
-        self.current = name
-        before = self._clock()
-        try:
-            yield
-        finally:
-            self.taken.append((name, self._clock() - before))
+    def begin(self, name: str) -> None:
+        """The step before ends, this one begins. Naming the current one again changes nothing."""
+        if self._open and name == self.current:
+            return
+        self.end()
+        self.current, self._open = name, True
+
+    def end(self) -> None:
+        """The current step ends, and none begins."""
+        now = self._clock()
+        if self._open:
+            self._taken.append((self.current, now - self._since))
+        self._since, self._open = now, False
+
+    def taken(self) -> tuple[tuple[str, float], ...]:
+        """(name, seconds) of the steps that ended, in order."""
+        return tuple(self._taken)
 
     def total_s(self) -> float:
         """Seconds since this object was made."""

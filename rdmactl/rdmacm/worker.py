@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process that may call librdmacm: `python -m rdmactl.rdmacm.worker FD`, FD one end of a socket pair. Shell ring.
+
+Why a process: librdmacm keeps a device open for the life of its process, and the removal of a soft-RoCE or soft-iWARP
+device waits for that; some of its calls block without an end. So a worker is short-lived: it ends when its parent
+closes the socket or dies (also while a call blocks: PR_SET_PDEATHSIG), when it has been used and then idle for a
+moment, and when something in it is stuck. Cancelling an operation is ending the worker: the kernel cleans up.
+
+It is started warm: everything is imported before the first request, but no device is opened before it. One request at
+a time, each with its deadline; {"id", "call", "arguments", "deadline_s"} is answered by {"id", "result"} or
+{"id", "error"}. Framing: `frames.py`. The other end: `client.py`.
+Not here: any RDMA (`discovery.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
+from rdmactl.rdmacm import library
+from rdmactl.rdmacm.frames import Decoder, encode, pack_error
+
+__all__ = ["IDLE_S", "Operation", "Worker", "main"]
+
+IDLE_S = 2.0
+"""How long a used worker waits for more: a device in use by nobody must not stay open for longer."""
+
+Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+
+
+class Worker(asyncio.Protocol):
+    """Answers one request after the other. `ended` is done when there is nothing left to stay for."""
+
+    def __init__(
+        self, operations: dict[str, Operation], *, stuck: Callable[[], bool] = lambda: False, idle_s: float = IDLE_S
+    ) -> None:
+        self._operations, self._stuck, self._idle_s = operations, stuck, idle_s
+        self._loop = asyncio.get_running_loop()
+        self._decoder = Decoder()
+        self._task: asyncio.Task[None] | None = None
+        self._idle: asyncio.TimerHandle | None = None
+        self._transport: asyncio.Transport | None = None
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for request in self._decoder.receive(data):
+                self._take(request)
+        except RdmactlError:
+            self._end()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end()
+
+    def _take(self, request: dict[str, Any]) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._task is not None:
+            raise LocalError("an RDMA worker does one thing at a time")
+        self._task = self._loop.create_task(self._answer(request))
+
+    async def _answer(self, request: dict[str, Any]) -> None:
+        reply: dict[str, Any] = {"id": request.get("id")}
+        deadline_s = float(request.get("deadline_s", 0.0))
+        try:
+            async with asyncio.timeout(deadline_s):
+                reply["result"] = await self._operations[request["call"]](request["arguments"])
+        except RdmactlError as error:
+            reply["error"] = pack_error(error)
+        except TimeoutError:
+            reply["error"] = pack_error(DeadlineExceeded(f"the RDMA worker was not done after {deadline_s:g} s"))
+        except Exception as error:
+            # The parent must hear of it, whatever it was; the name is what there is to report.
+            reply["error"] = pack_error(LocalError(f"the RDMA worker failed ({type(error).__name__})", code="internal"))
+        self._task = None
+        if self._transport is not None:
+            self._transport.write(encode(reply))
+            if self._stuck():
+                self._transport.close()
+        self._idle = self._loop.call_later(self._idle_s, self._end)
+
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+async def _serve(connection: socket.socket, idle_s: float) -> None:
+    from rdmactl.rdmacm.discovery import Discoverer
+
+    discoverer = Discoverer()
+    operations: dict[str, Operation] = {"discover": discoverer.answer}
+    loop = asyncio.get_running_loop()
+    _, worker = await loop.connect_accepted_socket(
+        lambda: Worker(operations, stuck=lambda: discoverer.stuck, idle_s=idle_s), connection
+    )
+    await worker.ended
+    os._exit(0)  # no farewell: a stuck thread would hold it up, and what is held the kernel gives back
+
+
+def main() -> None:
+    """Serve the descriptor named in argv."""
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    with contextlib.suppress(RdmactlError):  # a missing library is reported when the first request needs it
+        library.load().lib.die_with_parent()
+    asyncio.run(_serve(connection, IDLE_S))
+
+
+if __name__ == "__main__":
+    main()
