@@ -27,7 +27,10 @@ from pathlib import Path
 LAB = Path(__file__).resolve().parent.parent
 KERNEL_SERIES = "6.12"
 # Bump when what is built changes: an older cache is then built anew.
-RECIPE = 1
+RECIPE = 2
+# Programs that rdmactl is tested with and measured against. They are unpacked for the guest only: installing them here
+# would start their daemons on this machine.
+PEERS = ("rdma-core", "rdmacm-utils", "ibverbs-utils", "open-iscsi", "libopeniscsiusr", "libisns0")
 # The initramfs mounts the host's root over 9p below a tmpfs overlay; everything else is loaded from there.
 INITRAMFS_MODULES = ("9pnet_virtio", "9p", "overlay")
 SIW_VARIANTS = ("stock", "map")
@@ -110,6 +113,7 @@ def _build(cache: Path, say: object) -> Kit:
             _run(["dpkg-deb", "-x", str(package), str(directory)])
     source = next(package for package in downloads if "linux-source" in package.name)
     made = Kit(directory, release)
+    _unpack_peers(cache / "packages" / "peers", directory / "peers")
     _run(["depmod", "-b", str(directory), release])
     _extract_kernel(directory / "boot" / f"vmlinuz-{release}", made.kernel)
     _relocate_headers(directory, release)
@@ -120,6 +124,9 @@ def _build(cache: Path, say: object) -> Kit:
         shutil.rmtree(directory / needless, ignore_errors=True)
     shutil.rmtree(cache / "packages", ignore_errors=True)
     (directory / "release").write_text(release)
+    for older in cache.glob(f"{KERNEL_SERIES}.*-amd64-*"):
+        if older != directory:
+            shutil.rmtree(older)
     (directory / "recipe").write_text(_recipe())
     temporary = cache / "current.new"
     temporary.unlink(missing_ok=True)
@@ -162,6 +169,18 @@ def _download(directory: Path, release: str) -> list[Path]:
     return found
 
 
+def _unpack_peers(downloads: Path, target: Path) -> None:
+    """The peers as a layer above this machine's root: with merged /usr, as the root itself has it."""
+    downloads.mkdir(exist_ok=True)
+    _run(["apt-get", "-q", "download", *PEERS], cwd=downloads)
+    for package in sorted(downloads.glob("*.deb")):
+        _run(["dpkg-deb", "-x", str(package), str(target)])
+    for name in ("bin", "sbin", "lib"):
+        if (target / name).is_dir():
+            shutil.copytree(target / name, target / "usr" / name, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(target / name)
+
+
 def _extract_kernel(bzimage: Path, target: Path) -> None:
     """The zstd payload of a bzImage (Documentation/arch/x86/boot.rst: setup_sects, payload_offset, payload_length)."""
     image = bzimage.read_bytes()
@@ -198,7 +217,18 @@ def _build_siw(directory: Path, release: str, variant: str) -> None:
         _run(["patch", "-s", "-p1", "-d", str(tree)], stdin=(LAB / "siw-map.patch").read_bytes())
     headers = directory / "usr" / "src" / f"linux-headers-{release}"
     # No BTF: it would need pahole, and nothing here reads it.
-    _run(["make", "-s", "-C", str(headers), f"M={tree}", "CONFIG_RDMA_SIW=m", "CONFIG_DEBUG_INFO_BTF_MODULES=", "modules"])
+    _run(
+        [
+            "make",
+            "-s",
+            "-C",
+            str(headers),
+            f"M={tree}",
+            "CONFIG_RDMA_SIW=m",
+            "CONFIG_DEBUG_INFO_BTF_MODULES=",
+            "modules",
+        ]
+    )
     _run(["strip", "--strip-debug", "-o", str(directory / f"siw-{variant}.ko"), str(tree / "siw.ko")])
     shutil.rmtree(tree)
 
@@ -213,7 +243,8 @@ def _build_initramfs(made: Kit) -> None:
     order = []
     for path in _with_dependencies(made):
         name = path.name.removesuffix(".xz")
-        (root / "mod" / name).write_bytes(lzma.open(path).read() if path.suffix == ".xz" else path.read_bytes())
+        packed = path.read_bytes()
+        (root / "mod" / name).write_bytes(lzma.decompress(packed) if path.suffix == ".xz" else packed)
         _run(["strip", "--strip-debug", str(root / "mod" / name)])
         order.append(name)
     (root / "mod" / "order").write_text("\n".join(order) + "\n")

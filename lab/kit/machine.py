@@ -26,10 +26,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from kit.build import LAB, Kit, LabError, cache_directory
 
@@ -79,7 +79,8 @@ def run(kit: Kit, request: Request) -> int:
         group = _Group(kit, request, Path(share), "tcg")
         if group.run():
             return group.status()
-        print(f"lab: {group.missing()} did not boot within {BOOT_DEADLINE_S:.0f} s", file=sys.stderr)
+        print(f"lab: {group.missing()} did not boot, twice", file=sys.stderr)
+        group.show_consoles()
         return STATUS_NO_BOOT
 
 
@@ -136,6 +137,10 @@ class _Group:
         """The machines that have not reported themselves up, as text."""
         return " and ".join(f"host {m.name}" for m in self._machines if not (self._share / f"{m.name}.up").exists())
 
+    def show_consoles(self) -> None:
+        for machine in self._machines:
+            machine.show_console()
+
     def status(self) -> int:
         worst = 0
         for machine in self._machines:
@@ -166,9 +171,9 @@ class _Machine:
                 pass_fds=(console.fileno(),), start_new_session=True,
             )  # fmt: skip
         prefix = f"{self.name}| ".encode() if self._request.hosts > 1 else b""
-        streams: list[tuple[IO[bytes] | None, IO[str]]] = [
-            (self._process.stdout, sys.stdout),
-            (self._process.stderr, sys.stderr),
+        streams: list[tuple[IO[bytes] | None, BinaryIO]] = [
+            (self._process.stdout, sys.stdout.buffer),
+            (self._process.stderr, sys.stderr.buffer),
         ]
         for source, sink in streams:
             assert source is not None
@@ -200,13 +205,15 @@ class _Machine:
             print(f"lab: host {self.name} was ended after {self._request.timeout_s:.0f} s", file=sys.stderr)
             return STATUS_TIMEOUT
         print(f"lab: host {self.name} went down without an exit status", file=sys.stderr)
-        if self._console.exists():
-            sys.stderr.write(self._console.read_text(errors="replace")[-3000:])
+        self.show_console()
         return STATUS_TIMEOUT
 
+    def show_console(self) -> None:
+        if self._console.exists():
+            sys.stderr.write(self._console.read_text(errors="replace")[-3000:])
 
-def _copy(source: IO[bytes], sink: IO[str], prefix: bytes) -> None:
-    out = sink.buffer
+
+def _copy(source: IO[bytes], out: BinaryIO, prefix: bytes) -> None:
     while True:
         chunk = source.readline() if prefix else source.read1(65536)  # type: ignore[attr-defined]
         if not chunk:
@@ -240,7 +247,7 @@ def _environment(kit: Kit, request: Request, name: str) -> str:
 
 
 def _qemu(kit: Kit, request: Request, share: Path, name: str, accelerator: str) -> list[str]:
-    append = f"{KERNEL_ARGUMENTS} labkit={kit.directory} labrun={name}"
+    append = f"{KERNEL_ARGUMENTS} labrun={name}"
     if request.systemd:
         masks = [f"{service}.service" for service in MASKED_SERVICES] + MASKED_OTHERS
         append += " labsystemd=1 systemd.unit=lab.target systemd.show_status=0 systemd.log_target=journal "
@@ -252,6 +259,8 @@ def _qemu(kit: Kit, request: Request, share: Path, name: str, accelerator: str) 
         "-kernel", str(kit.kernel), "-initrd", str(kit.initramfs), "-append", append,
         "-fsdev", "local,id=root,path=/,security_model=none,multidevs=remap,readonly=on",
         "-device", "virtio-9p-pci,fsdev=root,mount_tag=root",
+        "-fsdev", f"local,id=kit,path={kit.directory},security_model=none,multidevs=remap,readonly=on",
+        "-device", "virtio-9p-pci,fsdev=kit,mount_tag=kit",
         "-fsdev", f"local,id=lab,path={share},security_model=none",
         "-device", "virtio-9p-pci,fsdev=lab,mount_tag=lab",
         "-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
@@ -290,8 +299,8 @@ def _slot() -> Iterator[None]:
     """At most as many runs at a time as there are processors: an emulated machine that waits for one is very slow."""
     directory = cache_directory() / "slots"
     directory.mkdir(parents=True, exist_ok=True)
-    slots = [open(directory / str(number), "w") for number in range(os.cpu_count() or 1)]
-    try:
+    with ExitStack() as stack:
+        slots = [stack.enter_context(open(directory / str(number), "w")) for number in range(os.cpu_count() or 1)]
         said = False
         started = time.monotonic()
         while not any(_try_lock(slot) for slot in slots):
@@ -302,9 +311,6 @@ def _slot() -> Iterator[None]:
                 raise LabError("other lab runs have held this machine for half an hour: see `pgrep -a qemu-system`")
             time.sleep(0.1)
         yield
-    finally:
-        for slot in slots:
-            slot.close()
 
 
 def _try_lock(slot: IO[str]) -> bool:
