@@ -15,6 +15,7 @@ Not here: what a machine is made of (`build.py`).
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import re
 import shlex
@@ -122,13 +123,14 @@ class _Group:
             signal.signal(signal.SIGTERM, handler)
 
     def _watch(self) -> bool:
-        started = time.monotonic()
+        deadline = time.monotonic() + BOOT_DEADLINE_S
+        booted = False
         while any(machine.alive() for machine in self._machines):
-            elapsed = time.monotonic() - started
-            if elapsed > BOOT_DEADLINE_S and self.missing():
-                return False
-            if elapsed > BOOT_DEADLINE_S + self._request.timeout_s and not self._request.interactive:
-                self._timed_out = True
+            if not booted and not self.missing():
+                booted = True
+                deadline = math.inf if self._request.interactive else time.monotonic() + self._request.timeout_s
+            if time.monotonic() > deadline:
+                self._timed_out = booted
                 break
             time.sleep(0.02)
         return not self.missing()

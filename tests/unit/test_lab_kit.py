@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "lab"))
 
 from kit import build, machine  # noqa: E402
-
 from tests.lab import run as lab_tests  # noqa: E402
 
 KIT = build.Kit(Path("/cache/kit"), "6.12.0-test")
@@ -107,7 +106,9 @@ def test_two_hosts_reach_each_other_and_the_worse_status_counts() -> None:
     script = """. "$LAB/guest/lib.sh"
 i=1; other=2; [ $LAB_HOST = A ] || { i=2; other=1; }
 modprobe virtio_net; ip address add 10.9.0.$i/24 dev eth0; ip link set eth0 up
-here up; there up; wait_for 20 "ip neigh show 10.9.0.$other | grep -q lladdr || { echo > /dev/udp/10.9.0.$other/9; false; }"
+here up; there up
+ask() { echo > /dev/udp/10.9.0.$other/9; ip neigh show 10.9.0.$other | grep -q lladdr; }
+wait_for 20 ask
 [ $LAB_HOST = A ] || exit 5"""
     done = lab("--hosts", "2", "--", script)
     assert done.returncode == 5, done.stderr
