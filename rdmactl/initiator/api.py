@@ -17,6 +17,7 @@ __all__ = [
     "DiscoveryRequest",
     "LoginRequest",
     "SessionSettings",
+    "SessionStatus",
 ]
 
 
@@ -123,3 +124,16 @@ class DiscoveredTarget:
 
     name: str
     portals: tuple[tuple[Portal, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionStatus:
+    """What the service knows of a session beyond the kernel's account."""
+
+    sid: int
+    target: str
+    portal: Portal
+    phase: str  # in words: "logged in", "connection lost, being brought back", ...
+    attempts: int  # to bring it back, since it was up
+    recoveries: int  # how often it came back
+    last_error: str

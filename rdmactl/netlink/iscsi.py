@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from rdmactl.netlink import message
+from rdmactl.netlink.message import NETLINK_ISCSI
 
 __all__ = [
     "BHS_BYTES",
@@ -56,7 +57,6 @@ __all__ = [
     "unbind_session",
 ]
 
-NETLINK_ISCSI = 8
 ISCSI_NL_GRP_ISCSID = 1
 BHS_BYTES = 48
 

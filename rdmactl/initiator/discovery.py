@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SendTargets discovery over TCP, from this process: no kernel object is made. Shell ring.
+
+Three limits hold: one for connecting and logging in, one for each answer, and one for the whole command with all its
+attempts. A connection that is refused or breaks is tried again a few times, with short pauses: iscsiadm's number of
+attempts, not its 30 seconds.
+
+Not here: the protocol (`rdmactl.iscsi.discovery`), discovery over iSER (`rdmactl.rdmacm`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from dataclasses import replace
+
+from rdmactl.errors import LocalError
+from rdmactl.initiator import params
+from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest
+from rdmactl.initiator.connect import TcpOptions, TryAgain, resolve, tcp_connect
+from rdmactl.iscsi.chap import ChallengeBook
+from rdmactl.iscsi.discovery import DiscoveryConfig, DiscoveryDone, DiscoveryFailed, StreamDiscovery
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.iscsi.login_model import Notice, Redirected, random_isid
+from rdmactl.iscsi.portal import Portal
+from rdmactl.iscsi.redirect import RedirectChain
+from rdmactl.netlink.ports import Lane
+
+__all__ = ["Discoveries"]
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 1.0
+_RECEIVE_BYTES = 65536
+
+
+class Discoveries:
+    """Discoveries of one service; any number may run at once."""
+
+    def __init__(self, lane: Lane) -> None:
+        self._lane = lane
+        self._challenges = ChallengeBook()
+
+    async def discover(self, request: DiscoveryRequest) -> list[DiscoveredTarget]:
+        """The targets a portal announces; IscsiFailure: 11 no answer, 24 not authenticated, 4 unknown name."""
+        attempts, pause_s = 0, _FIRST_PAUSE_S
+        end = self._lane.now() + request.total_timeout_s
+        while True:
+            attempts += 1
+            try:
+                done = await self._attempt(request, end)
+            except TryAgain as failure:
+                if attempts > request.reopen_max or self._lane.now() + pause_s >= end:
+                    tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
+                    text = f"{failure.message} ({tries})"
+                    raise IscsiFailure(IscsiErr.PDU_TIMEOUT, text, hint=failure.hint) from failure
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                break
+        for warning in done.warnings:
+            log.warning("discovery at %s: %s", request.portal, warning)
+        return [DiscoveredTarget(target.name, target.portals) for target in done.targets]
+
+    async def _attempt(self, request: DiscoveryRequest, end: float) -> DiscoveryDone:
+        """One discovery, with the redirections it meets."""
+        chain = RedirectChain(request.portal)
+        config = self._config(request)
+        while True:
+            portal = chain.portals[-1]
+            left_s = max(0.0, end - self._lane.now())
+            sock = await self._connect(request, portal, min(request.login_timeout_s or left_s, left_s))
+            with sock:
+                outcome = await self._converse(sock, replace(config, portal=portal, total_s=left_s))
+            if isinstance(outcome, DiscoveryDone):
+                return outcome
+            chain.follow(outcome.portal)
+
+    async def _connect(self, request: DiscoveryRequest, portal: Portal, deadline_s: float) -> socket.socket:
+        options = TcpOptions(netdev=request.netdev, source_address=request.source_address)
+        begin = self._lane.now()
+        addresses = await resolve(self._lane, portal, deadline_s)
+        return await tcp_connect(portal, addresses, options, max(0.0, deadline_s - (self._lane.now() - begin)))
+
+    async def _converse(self, sock: socket.socket, config: DiscoveryConfig) -> DiscoveryDone | Redirected:
+        engine = StreamDiscovery(config, random_bytes=os.urandom, challenges=self._challenges)
+        engine.start(self._lane.now())
+        while True:
+            for item in engine.take_output():
+                match item:
+                    case bytes():
+                        await self._send(sock, item, engine)
+                    case DiscoveryDone() | Redirected():
+                        return item
+                    case DiscoveryFailed():
+                        kind = TryAgain if item.retry else IscsiFailure
+                        raise kind(item.err, item.message, hint=item.hint)
+                    case Notice():
+                        log.info("%s", item.message)
+            await self._receive(sock, engine)
+
+    async def _send(self, sock: socket.socket, data: bytes, engine: StreamDiscovery) -> None:
+        """A target that does not read is noticed by the deadline of its answer; requests are small."""
+        try:
+            async with asyncio.timeout(self._left_s(engine)):
+                await asyncio.get_running_loop().sock_sendall(sock, data)
+        except TimeoutError:
+            engine.tick(self._lane.now())
+        except OSError as error:
+            engine.closed(error.strerror or "connection failed")
+
+    async def _receive(self, sock: socket.socket, engine: StreamDiscovery) -> None:
+        try:
+            async with asyncio.timeout(self._left_s(engine)):
+                data = await asyncio.get_running_loop().sock_recv(sock, _RECEIVE_BYTES)
+        except TimeoutError:
+            engine.tick(max(self._lane.now(), engine.wake_at() or 0.0))
+        except OSError as error:
+            engine.closed(error.strerror or "connection failed")
+        else:
+            if data:
+                engine.receive(data, self._lane.now())
+            else:
+                engine.closed()
+
+    def _left_s(self, engine: StreamDiscovery) -> float | None:
+        wake_at = engine.wake_at()
+        return None if wake_at is None else max(0.0, wake_at - self._lane.now())
+
+    def _config(self, request: DiscoveryRequest) -> DiscoveryConfig:
+        try:
+            config = DiscoveryConfig(
+                initiator_name=request.initiator_name,
+                portal=request.portal,
+                isid=random_isid(os.urandom),
+                chap=params.credentials(request.chap),
+                max_recv_data_segment_bytes=request.max_recv_data_segment_length,
+                login_s=request.login_timeout_s or request.total_timeout_s,
+                response_s=request.active_timeout_s or request.total_timeout_s,
+            )
+            config.login()  # names are checked there
+        except LocalError as error:
+            raise IscsiFailure(IscsiErr.INVAL, error.message, hint=error.hint) from None
+        return config

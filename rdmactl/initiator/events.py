@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the kernel's event stream to the sessions it is about. Shell ring.
+
+The event socket is one for all sessions; each session has an `Inbox` that exactly one coroutine reads at a time: its
+login, its supervisor or its logout.
+
+The kernel's events carry no generation: after a connection was stopped, those of the old one may still be queued. They
+are all in the socket's queue when the answer to STOP_CONN is here, so `barrier` (let the loop empty the socket) and
+`Inbox.clear` together forget them.
+
+Not here: what an event means for a session (`service.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from rdmactl.errors import DeadlineExceeded
+from rdmactl.netlink import iscsi
+from rdmactl.netlink.iscsi import ConnError, ReceivedPdu, SessionDestroyed, SessionUnbound
+from rdmactl.netlink.ports import ChannelSpec, Received, Reply
+
+__all__ = ["EVENTS", "Inbox", "Inboxes", "Item"]
+
+# A path failure of a few hundred sessions fits in 8 MiB; a login response has up to 8 KiB of data.
+EVENTS = ChannelSpec(
+    iscsi.NETLINK_ISCSI,
+    groups=(iscsi.ISCSI_NL_GRP_ISCSID,),
+    receive_buffer_bytes=8 << 20,
+    receive_bytes=16 << 10,
+)
+
+Item = ReceivedPdu | ConnError | SessionDestroyed
+
+_INBOX_LIMIT = 256  # PDUs nobody has read: a target that floods loses the oldest
+_BARRIER_TURNS = 1000
+
+
+class Inbox:
+    """What has happened to one session."""
+
+    def __init__(self) -> None:
+        self.unbound = asyncio.Event()
+        self.destroyed = asyncio.Event()
+        self._items: deque[Item] = deque(maxlen=_INBOX_LIMIT)
+        self._arrived = asyncio.Event()
+
+    def put(self, item: Item) -> None:
+        self._items.append(item)
+        self._arrived.set()
+
+    def clear(self) -> None:
+        """Forget PDUs and errors; they are of a connection that is no more."""
+        self._items.clear()
+        self._arrived.clear()
+
+    async def next(self) -> Item:
+        """The next PDU, error or end, in the order of the wire. Bound it with a time-out where an answer is awaited."""
+        while not self._items:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._items.popleft()
+
+
+class Inboxes:
+    """All inboxes, and the handler of the event channel (`ports.ChannelHandler`)."""
+
+    def __init__(self, on_overrun: Callable[[], None]) -> None:
+        self._by_sid: dict[int, Inbox] = {}
+        self._on_overrun = on_overrun
+        self._turns = 0
+        self.malformed = 0
+
+    def open(self, sid: int) -> Inbox:
+        """Begin to listen for a session; earlier events are lost, so do it before the kernel has reason to send any."""
+        inbox = self._by_sid[sid] = Inbox()
+        return inbox
+
+    def close(self, sid: int) -> None:
+        """Stop listening."""
+        self._by_sid.pop(sid, None)
+
+    def __contains__(self, sid: int) -> bool:
+        return sid in self._by_sid
+
+    async def barrier(self) -> None:
+        """Return when everything the kernel had queued before this call has been delivered.
+
+        The loop polls its descriptors once per turn; two turns without a batch mean that the socket was empty.
+        """
+        for _ in range(_BARRIER_TURNS):
+            before = self._turns
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            if self._turns == before:
+                return
+        raise DeadlineExceeded("the kernel's event queue does not run empty")
+
+    def received(self, received: Received, now: float) -> None:
+        """A multicast message; those about sessions of others are theirs."""
+        if received.message.type != 0:
+            return
+        event = iscsi.parse_event(received.message)
+        if event is None:
+            self.malformed += 1
+            return
+        inbox = self._by_sid.get(getattr(event, "sid", -1))
+        if inbox is None:
+            return
+        if isinstance(event, SessionUnbound | SessionDestroyed):
+            inbox.unbound.set()
+        if isinstance(event, SessionDestroyed):
+            inbox.destroyed.set()
+        if isinstance(event, ReceivedPdu | ConnError | SessionDestroyed):
+            inbox.put(event)
+
+    def replied(self, reply: Reply, now: float) -> None:
+        """Nothing is sent on this channel."""
+
+    def overrun(self, now: float) -> None:
+        self._on_overrun()
+
+    def drained(self, now: float) -> None:
+        self._turns += 1

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The iSCSI class of the kernel as coroutines: each step of a session's life is one exchange. Shell ring.
+
+What belongs together goes in one datagram: the kernel runs the requests of a datagram in order, under one lock for the
+whole machine, and answers each. A failing one does not stop the rest, so every answer is checked.
+
+Orders that matter (drivers/scsi/scsi_transport_iscsi.c, drivers/infiniband/ulp/iser):
+
+* iser: EP_DISCONNECT before STOP_CONN. The other way round the endpoint's number is never free again.
+* STOP_CONN(TERM) ends a session for good: only destroying helps afterwards. A session that shall live on gets RECOVER.
+* While the kernel cleans a failed connection up, BIND_CONN, START_CONN, SEND_PDU and SET_PARAM say ENOTCONN, until
+  STOP_CONN.
+
+Not here: login PDUs (`login.py`), when to do what (`service.py`), message formats (`rdmactl.netlink.iscsi`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rdmactl.errors import KernelError, Unavailable
+from rdmactl.initiator.connect import TryAgain
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.netlink import iscsi
+from rdmactl.netlink.iscsi import ConnStop, HostParam, Param, Reply, Uevent
+from rdmactl.netlink.ports import RequestChannel
+
+__all__ = ["Kernel", "KernelSession", "ParamList", "host_params"]
+
+# Any request may have to wait for somebody else's, a slow EP_DISCONNECT or DESTROY_SESSION; far above what is normal.
+EXCHANGE_S = 30.0
+
+_MIN_CMDS_MAX = 16  # ISCSI_TOTAL_CMDS_MIN
+_FIRST_POLL_S = 0.002
+_POLL_GROWTH = 1.3
+_LONGEST_POLL_S = 0.05
+_ERESTARTSYS = 512  # a signal interrupted EP_POLL: says nothing about the endpoint
+
+ParamList = Sequence[tuple[Param, str | int | bool]]
+
+
+@dataclass(slots=True)
+class KernelSession:
+    """How to name a session to the kernel. `endpoint` is the iser endpoint it holds, None for tcp or when unknown."""
+
+    sid: int
+    host_no: int
+    transport: str
+    handle: int  # of the transport
+    endpoint: int | None = None
+
+
+class Kernel:
+    """Requests to scsi_transport_iscsi. One instance per service; concurrent use is fine, the channel serialises."""
+
+    def __init__(self, requests: RequestChannel) -> None:
+        self._requests = requests
+
+    async def endpoint_connect(self, handle: int, sockaddr: bytes, peer: str) -> int:
+        """Begin to connect an endpoint; it must be released with `endpoint_disconnect`, connected or not."""
+        (reply,) = await self._exchange([iscsi.ep_connect(handle, sockaddr)])
+        if reply.code < 0:
+            raise TryAgain(IscsiErr.TRANS, f"cannot reach {peer} by RDMA: {os.strerror(-reply.code)}")
+        return reply.handle
+
+    async def endpoint_wait(self, handle: int, endpoint: int, peer: str) -> None:
+        """Return when the endpoint is connected; TryAgain when that failed. Bound it with a time-out.
+
+        The kernel tells "connected" only once, and sends no event for it.
+        """
+        pause_s = _FIRST_POLL_S
+        while True:
+            (reply,) = await self._exchange([iscsi.ep_poll(handle, endpoint)])
+            if reply.code > 0:
+                return
+            if reply.code < 0 and reply.code != -_ERESTARTSYS:
+                raise TryAgain(IscsiErr.TRANS, f"{peer} refused the RDMA connection")
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
+
+    async def endpoint_disconnect(self, handle: int, endpoint: int) -> None:
+        """Release an endpoint; one that is gone already is fine."""
+        (reply,) = await self._exchange([iscsi.ep_disconnect(handle, endpoint)])
+        if reply.code != -errno.EINVAL:
+            _check(reply, f"endpoint {endpoint}")
+
+    async def create_session(
+        self, transport: str, handle: int, endpoint: int | None, initial_cmdsn: int, cmds_max: int, queue_depth: int
+    ) -> KernelSession:
+        """A session without connection: upon `endpoint` (iser), or on nothing yet (tcp)."""
+        if 0 < cmds_max < _MIN_CMDS_MAX:
+            raise IscsiFailure(
+                IscsiErr.INTERNAL,
+                f"the kernel creates no {transport} session with cmds_max {cmds_max}",
+                hint="cmds_max is a power of two between 16 and 2048",
+            )
+        if endpoint is None:
+            request = iscsi.create_session(handle, initial_cmdsn, cmds_max, queue_depth)
+        else:
+            request = iscsi.create_bound_session(handle, endpoint, initial_cmdsn, cmds_max, queue_depth)
+        (reply,) = await self._exchange([request])
+        if reply.code == -errno.ENOMEM and endpoint is not None:  # the one answer for every reason
+            raise TryAgain(IscsiErr.TRANS, "the kernel did not create an iser session: its connection failed")
+        _check(reply, f"{transport} session")
+        return KernelSession(reply.sid, reply.second, transport, handle, endpoint)
+
+    async def create_connection(self, session: KernelSession) -> None:
+        """The session's one connection."""
+        await self._all(session, [iscsi.create_conn(session.handle, session.sid)])
+
+    async def bind(self, session: KernelSession, transport_eph: int, host: Sequence[bytes], params: ParamList) -> None:
+        """Give the connection its transport and the parameters of before the login, in one exchange."""
+        requests = [iscsi.bind_conn(session.handle, session.sid, transport_eph), *host]
+        requests += [iscsi.set_param(session.handle, session.sid, param, value) for param, value in params]
+        await self._all(session, requests)
+
+    async def send_pdu(self, session: KernelSession, header: bytes, data: bytes) -> None:
+        """Queue a Login, Text, Logout or NOP-Out; errors of its transmission come as events."""
+        await self._all(session, [iscsi.send_pdu(session.handle, session.sid, header, data)])
+
+    async def start(self, session: KernelSession, params: ParamList) -> None:
+        """Set what was negotiated and open the session to the SCSI layer, in one exchange.
+
+        Digests come first: the target uses them from its last login response on.
+        """
+        requests = [iscsi.set_param(session.handle, session.sid, param, value) for param, value in params]
+        await self._all(session, [*requests, iscsi.start_conn(session.handle, session.sid)])
+
+    async def set_params(self, session: KernelSession, params: ParamList) -> None:
+        """Change parameters of a session."""
+        handle, sid = session.handle, session.sid
+        await self._all(session, [iscsi.set_param(handle, sid, param, value) for param, value in params])
+
+    async def release(self, session: KernelSession, flag: ConnStop) -> None:
+        """Take the transport away: the endpoint first, then STOP_CONN. Returns after the kernel's clean-up."""
+        endpoint, session.endpoint = session.endpoint, None
+        if endpoint is not None:
+            await self.endpoint_disconnect(session.handle, endpoint)
+        (reply,) = await self._exchange([iscsi.stop_conn(session.handle, session.sid, flag)])
+        if reply.code != -errno.EINVAL:  # no such connection: nothing to stop
+            _check(reply, f"session {session.sid}")
+
+    async def unbind(self, session: KernelSession) -> None:
+        """Begin to remove the session's SCSI devices."""
+        await self._all(session, [iscsi.unbind_session(session.handle, session.sid)])
+
+    async def destroy(self, session: KernelSession) -> None:
+        """Free connection and session; the latter in the background. Parts that are gone already are fine."""
+        replies = await self._exchange(
+            [
+                iscsi.destroy_conn(session.handle, session.sid),
+                iscsi.destroy_session_async(session.handle, session.sid),
+            ]
+        )
+        for reply in replies:
+            if reply.code != -errno.EINVAL:
+                _check(reply, f"session {session.sid}")
+
+    async def _all(self, session: KernelSession, requests: Sequence[bytes]) -> None:
+        for reply in await self._exchange(requests):
+            if reply.code == -errno.ENOSYS and reply.type in (Uevent.SET_PARAM, Uevent.SET_HOST_PARAM):
+                continue  # a parameter this transport does not have
+            _check(reply, f"session {session.sid}")
+
+    async def _exchange(self, requests: Sequence[bytes]) -> list[Reply]:
+        replies = [iscsi.parse_reply(reply) for reply in await self._requests.exchange(requests, deadline_s=EXCHANGE_S)]
+        whole = [reply for reply in replies if reply is not None]
+        if len(whole) != len(requests):
+            raise KernelError("NETLINK_ISCSI", errno.EPROTO, "the kernel's answer to an iSCSI request is cut short")
+        return whole
+
+
+def host_params(handle: int, host_no: int, params: Sequence[tuple[HostParam, str]]) -> list[bytes]:
+    """Requests that set what sysfs shows of a host; empty values are left out."""
+    return [iscsi.set_host_param(handle, host_no, param, value) for param, value in params if value]
+
+
+def _check(reply: Reply, what: str) -> None:
+    if reply.code >= 0:
+        return
+    if reply.code == -errno.EPERM and reply.type != Uevent.SEND_PDU:
+        raise Unavailable(
+            "not permitted to command the kernel's iSCSI sessions",
+            hint="run as root, in the initial user namespace",
+            code="not-permitted",
+        )
+    operation = Uevent(reply.type).name
+    raise KernelError(operation, -reply.code, f"{what}: {operation}: {os.strerror(-reply.code)}")

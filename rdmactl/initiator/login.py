@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a request to a running kernel session, and everything away again: the sequences, one attempt each. Shell ring.
+
+    first login   connect - create session and connection - bind - login - start
+    relogin       (the old connection was released) connect - bind - login - start
+    redirect      release, connect elsewhere, bind, login; the session and its configured portal stay the same
+    removal       release - destroy - wait until the kernel says it is gone
+
+An attempt has one deadline for everything up to START_CONN. Whatever fails, and when the caller goes away, what was
+made is unmade: no session, no host, no endpoint, no socket is left. Two things make that certain: requests that make an
+object are awaited to their end (`tasks.py`), and a removal runs to its end even if nobody waits for it.
+
+Not here: when to try again (`service.py`, `recovery.py`), PDUs (`rdmactl.iscsi.login`), LUNs (`scan.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from rdmactl.errors import KernelError, RdmactlError
+from rdmactl.initiator import params, sysfs
+from rdmactl.initiator.api import LoginRequest
+from rdmactl.initiator.connect import TcpOptions, TryAgain, resolve, tcp_connect
+from rdmactl.initiator.events import Inbox, Inboxes
+from rdmactl.initiator.kernel import Kernel, KernelSession, host_params
+from rdmactl.initiator.scan import host_gone
+from rdmactl.initiator.session import Session
+from rdmactl.initiator.tasks import Tasks
+from rdmactl.iscsi.chap import ChallengeBook
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.iscsi.login import LoginConfig, LoginDone, LoginEngine, LoginFailed, Notice, Redirected
+from rdmactl.iscsi.pdu import Pdu, next_serial
+from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal
+from rdmactl.iscsi.redirect import RedirectChain
+from rdmactl.netlink.iscsi import (
+    ConnError,
+    ConnStop,
+    HostParam,
+    ReceivedPdu,
+    SessionDestroyed,
+    kernel_error_text,
+)
+from rdmactl.netlink.ports import Lane
+
+__all__ = ["Logins"]
+
+log = logging.getLogger(__name__)
+
+# DESTROY_SESSION waits for SCSI commands in flight: their own time-outs end them.
+_DESTROY_S = 60.0
+_HOST_GONE_S = 5.0
+
+
+@dataclass(slots=True)
+class _Link:
+    """A connected transport nobody owns yet: an iser endpoint or a TCP socket."""
+
+    endpoint: int | None = None
+    sock: socket.socket | None = None
+
+
+class _Redirect(Exception):
+    """A turn of events, not an error; it never leaves this module."""
+
+    def __init__(self, portal: Portal) -> None:
+        self.portal = portal
+
+
+class Logins:
+    """The sequences, for one service."""
+
+    def __init__(
+        self,
+        lane: Lane,
+        kernel: Kernel,
+        inboxes: Inboxes,
+        tasks: Tasks,
+        *,
+        root: str = "/sys",
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self._lane = lane
+        self._kernel = kernel
+        self._inboxes = inboxes
+        self._tasks = tasks
+        self._root = root
+        self._random_bytes = random_bytes
+        self._challenges = ChallengeBook()
+
+    async def first(self, request: LoginRequest, handle: int, attempt_s: float) -> Session:
+        """A new session, logged in. TryAgain or IscsiFailure; nothing is left behind then."""
+        deadline = self._lane.now() + attempt_s
+        link = await self._connect(request, request.portal, handle, deadline)
+        try:
+            made = await self._create(request, handle, link)
+        except BaseException as error:
+            await self._tasks.complete(self._drop(link, handle))
+            raise _as_failure(error, request) from error
+        session = Session(made, request, self._inboxes.open(made.sid))
+        try:
+            await self._kernel.create_connection(made)
+            await self._log_in(session, link, deadline)
+        except BaseException as error:
+            if link.sock is not None:
+                link.sock.close()
+            await self._tasks.complete(self._discard(session))
+            raise _as_failure(error, request) from error
+        return session
+
+    async def again(self, session: Session, attempt_s: float) -> None:
+        """Log a session in on a new connection; its old one is released already. On failure the new one is, too."""
+        deadline = self._lane.now() + attempt_s
+        link = await self._connect(session.request, session.request.portal, session.kernel.handle, deadline)
+        try:
+            await self._log_in(session, link, deadline)
+        except BaseException as error:
+            await self._tasks.complete(self.release(session))
+            raise _as_failure(error, session.request) from error
+
+    async def release(self, session: Session) -> None:
+        """Take a session's connection away and keep its commands for the next; no event of the old one is left."""
+        await self._kernel.release(session.kernel, ConnStop.RECOVER)
+        await self._inboxes.barrier()
+        session.inbox.clear()
+
+    async def _discard(self, session: Session) -> None:
+        """Remove what a failed login has left; the failure itself is the news, not this."""
+        try:
+            await self.remove(session)
+        except RdmactlError as error:
+            log.error("%s: %s", session, error)
+
+    async def remove(self, session: Session) -> None:
+        """End a session for good. Returns when the kernel has forgotten it; IscsiFailure (28) when it does not."""
+        with contextlib.suppress(KernelError):  # destroying works without, at the price of an endpoint
+            await self._kernel.release(session.kernel, ConnStop.TERM)
+        await self._kernel.destroy(session.kernel)
+        try:
+            async with asyncio.timeout(_DESTROY_S):
+                await session.inbox.destroyed.wait()
+        except TimeoutError:
+            raise IscsiFailure(
+                IscsiErr.BUSY,
+                f"{session} is not gone {_DESTROY_S:.0f} s after it was destroyed",
+                hint="a command to one of its disks does not end; see the kernel log",
+            ) from None
+        finally:
+            self._inboxes.close(session.sid)
+        host_no = session.kernel.host_no
+        await self._lane.blocking(lambda: host_gone(host_no, _HOST_GONE_S, self._root), deadline_s=2 * _HOST_GONE_S)
+
+    # ---------------------------------------------------------------- connecting
+
+    async def _connect(self, request: LoginRequest, portal: Portal, handle: int, deadline: float) -> _Link:
+        addresses = await resolve(self._lane, portal, max(0.0, deadline - self._lane.now()))
+        left_s = max(0.0, deadline - self._lane.now())
+        if request.transport == "tcp":
+            settings = request.settings
+            options = TcpOptions(
+                settings.tcp_window_size, settings.type_of_service, request.netdev, request.source_address
+            )
+            return _Link(sock=await tcp_connect(portal, addresses, options, left_s))
+        failure = TryAgain(IscsiErr.TRANS, f"{portal} has no address")
+        try:
+            async with asyncio.timeout(left_s):
+                for address in addresses:
+                    try:
+                        return _Link(endpoint=await self._connect_endpoint(handle, address.pack(), str(portal)))
+                    except TryAgain as error:
+                        failure = error
+        except TimeoutError:
+            raise TryAgain(
+                IscsiErr.TRANS_TIMEOUT,
+                f"{portal} did not answer an RDMA connection within {left_s:.3g} s",
+                hint="check address, routing and that the target serves iSER there",
+            ) from None
+        raise failure
+
+    async def _connect_endpoint(self, handle: int, sockaddr: bytes, peer: str) -> int:
+        endpoint = await self._tasks.acquire(
+            self._kernel.endpoint_connect(handle, sockaddr, peer),
+            lambda made: self._kernel.endpoint_disconnect(handle, made),
+        )
+        try:
+            await self._kernel.endpoint_wait(handle, endpoint, peer)
+        except BaseException:
+            await self._tasks.complete(self._kernel.endpoint_disconnect(handle, endpoint))
+            raise
+        return endpoint
+
+    async def _create(self, request: LoginRequest, handle: int, link: _Link) -> KernelSession:
+        settings = request.settings
+        return await self._tasks.acquire(
+            self._kernel.create_session(
+                request.transport,
+                handle,
+                link.endpoint,
+                settings.initial_cmdsn,
+                settings.cmds_max,
+                params.queue_depth(settings),
+            ),
+            self._kernel.destroy,
+        )
+
+    async def _drop(self, link: _Link, handle: int) -> None:
+        if link.sock is not None:
+            link.sock.close()
+        if link.endpoint is not None:
+            await self._kernel.endpoint_disconnect(handle, link.endpoint)
+
+    # ---------------------------------------------------------------- logging in
+
+    async def _log_in(self, session: Session, link: _Link, deadline: float) -> None:
+        """Bind, log in and start, following redirections. On failure the session holds whatever has to be released."""
+        chain = RedirectChain(session.request.portal)
+        while True:
+            try:
+                await self._bind(session, link)
+                done = await self._converse(session, chain.portals[-1], deadline)
+                break
+            except _Redirect as redirect:
+                log.info("%s: redirected to %s", session, redirect.portal)
+                chain.follow(redirect.portal)
+            await self.release(session)
+            link = await self._connect(session.request, chain.portals[-1], session.kernel.handle, deadline)
+        tpgt = None if done.tpgt == UNKNOWN_TPGT else done.tpgt
+        final = params.after_login(done.results, tpgt, next_serial(done.statsn), session.request.transport)
+        session.time2wait_s = done.results.default_time2wait_s
+        await self._kernel.start(session.kernel, final)
+
+    async def _bind(self, session: Session, link: _Link) -> None:
+        """Give the session its transport. The endpoint is its own now; of a socket the kernel keeps a reference."""
+        made, request = session.kernel, session.request
+        made.endpoint = link.endpoint
+        shown = [(HostParam.NETDEV_NAME, request.netdev), (HostParam.HWADDRESS, request.hw_address)]
+        host = host_params(made.handle, made.host_no, shown)
+        with link.sock or contextlib.nullcontext():
+            eph = link.sock.fileno() if link.sock is not None else link.endpoint
+            assert eph is not None
+            await self._kernel.bind(made, eph, host, params.before_login(request))
+
+    async def _converse(self, session: Session, portal: Portal, deadline: float) -> LoginDone:
+        engine = LoginEngine(
+            self._config(session, portal, deadline), random_bytes=self._random_bytes, challenges=self._challenges
+        )
+        request = engine.start(self._lane.now())
+        await self._send(session, request)
+        while True:
+            await self._feed(engine, session.inbox)
+            for item in engine.take_output():
+                match item:
+                    case Pdu():
+                        await self._send(session, item)
+                    case LoginDone():
+                        return item
+                    case Redirected():
+                        raise _Redirect(item.portal)
+                    case LoginFailed():
+                        kind = TryAgain if item.retry else IscsiFailure
+                        raise kind(item.err, item.message, hint=item.hint)
+                    case Notice():
+                        log.info("%s", item.message)
+
+    async def _feed(self, engine: LoginEngine, inbox: Inbox) -> None:
+        """Give the engine what comes next, or the time."""
+        wake_at = engine.wake_at()
+        try:
+            async with asyncio.timeout(None if wake_at is None else max(0.0, wake_at - self._lane.now())):
+                item = await inbox.next()
+        except TimeoutError:
+            engine.tick(max(self._lane.now(), wake_at or 0.0))
+            return
+        match item:
+            case ReceivedPdu():
+                engine.receive(item.header, item.data, self._lane.now())
+            case ConnError():
+                engine.lost(kernel_error_text(item.error))
+            case SessionDestroyed():
+                engine.lost("the session was destroyed")
+
+    async def _send(self, session: Session, pdu: Pdu) -> None:
+        await self._kernel.send_pdu(session.kernel, pdu.header, pdu.data)
+
+    def _config(self, session: Session, portal: Portal, deadline: float) -> LoginConfig:
+        request, sid = session.request, session.sid
+        notes: list[str] = []
+        view = sysfs.session(sid, self._root)
+        transport: Literal["tcp", "iser"] = "iser" if request.transport == "iser" else "tcp"
+        config = LoginConfig(
+            initiator_name=request.initiator_name,
+            portal=portal,
+            target_name=request.target,
+            isid=params.isid(sid),
+            transport=transport,
+            cmdsn=0,
+            exp_statsn=0 if view is None else view.exp_statsn,
+            itt=None,
+            settings=params.operational(request.settings, notes),
+            chap=params.credentials(request.settings.chap),
+            deadline_s=max(0.0, deadline - self._lane.now()),
+        )
+        for note in notes:
+            log.warning("%s: %s", request, note)
+        return config
+
+
+def _as_failure(error: BaseException, request: LoginRequest) -> BaseException:
+    """What the kernel refuses while a login is under way is mostly the connection failing at that moment: try again."""
+    if isinstance(error, KernelError):
+        return TryAgain(IscsiErr.TRANS, f"{request}: the connection failed during login: {error.message}")
+    if isinstance(error, RdmactlError) and not isinstance(error, IscsiFailure):
+        return IscsiFailure(IscsiErr.INVAL, error.message, hint=error.hint)
+    return error

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The initiator under the dispatcher: logs in and out, discovers, keeps sessions alive. Shell ring.
+
+Two netlink channels. One carries requests, each answered before the next; the kernel may hold it up for seconds, in a
+thread of its own. The other one carries the kernel's events, for all sessions of this host, and is never behind.
+
+Sessions of whoever made them are treated alike, because the kernel's list is the truth: what runs when this service
+starts is supervised from then on, and nothing of it is touched. Stopping the service leaves all sessions as they are.
+
+Not here: records (the caller sends all settings), the protocol (`rdmactl.iscsi`), steps (`login.py`, `logout.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Callable, Iterator
+
+from rdmactl.errors import RdmactlError
+from rdmactl.initiator import modules, params, scan, sysfs
+from rdmactl.initiator.adoption import Adoption, judge, maker_lives
+from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest, LoginRequest, SessionStatus
+from rdmactl.initiator.connect import TryAgain
+from rdmactl.initiator.discovery import Discoveries
+from rdmactl.initiator.events import EVENTS, Inboxes
+from rdmactl.initiator.kernel import Kernel, KernelSession
+from rdmactl.initiator.login import Logins
+from rdmactl.initiator.logout import log_out
+from rdmactl.initiator.recovery import Keeper, pauses
+from rdmactl.initiator.session import Phase, Session
+from rdmactl.initiator.tasks import Tasks
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.netlink.iscsi import NETLINK_ISCSI, ConnError, SessionDestroyed
+from rdmactl.netlink.ports import ChannelSpec, Lane
+
+__all__ = ["InitiatorService"]
+
+log = logging.getLogger(__name__)
+
+_REQUESTS = ChannelSpec(NETLINK_ISCSI, receive_buffer_bytes=1 << 20)
+_MODULES_S = 60.0
+_SCAN_S = 120.0
+_DISKS_S = 10.0
+_FIRST_PAUSE_S = 0.25
+_LONGEST_PAUSE_S = 2.0
+_DEFAULT_TOTAL_S = 120.0  # of a first login when the record sets no limit
+_CLEAN_UP_S = 5.0
+_LOST = 1011  # ISCSI_ERR_CONN_FAILED
+
+
+class InitiatorService:
+    """One instance per life of the service (`ports.Service`). `root` is where sysfs is."""
+
+    def __init__(self, root: str = "/sys", *, ready_transport: Callable[[str, str], int] | None = None) -> None:
+        self._root = root
+        self._ready_transport = ready_transport or modules.transport_ready
+        self._sessions: dict[int, Session] = {}
+        self._under_way: list[LoginRequest] = []
+        self._calls: set[asyncio.Task[object]] = set()  # callers' own tasks, inside login()
+        self._tasks = Tasks()
+        self._overrun = asyncio.Event()
+        self._overruns = 0
+        self._inboxes = Inboxes(self._overrun_noted)
+
+    async def run(self, lane: Lane) -> None:
+        """See `ports.Service.run`."""
+        self._lane = lane
+        lane_events = lane.open(EVENTS, self._inboxes)
+        requests = lane.open_requests(_REQUESTS)
+        self._kernel = Kernel(requests)
+        self._logins = Logins(lane, self._kernel, self._inboxes, self._tasks, root=self._root)
+        self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._root)
+        self._discoveries = Discoveries(lane)
+        try:
+            self._adopt()
+            lane.ready()
+            while True:
+                await self._overrun.wait()
+                self._overrun.clear()
+                await self._inboxes.barrier()
+                self._resynchronise()
+        finally:
+            await self._wind_up()
+            requests.close()
+            lane_events.close()
+
+    # ---------------------------------------------------------------- what callers ask
+
+    async def discover(self, request: DiscoveryRequest) -> list[DiscoveredTarget]:
+        """SendTargets over TCP. IscsiFailure."""
+        return await self._discoveries.discover(request)
+
+    async def login(self, request: LoginRequest) -> int:
+        """Log in; the sid. With scan "auto" the LUNs are scanned and their block devices there. IscsiFailure."""
+        with self._claimed(request), self._cancellable():
+            handle = await self._lane.blocking(
+                lambda: self._ready_transport(request.transport, self._root), deadline_s=_MODULES_S
+            )
+            session = await self._first_login(request, handle)
+            self._supervise(session)
+        log.info("%s: logged in", session)
+        if request.settings.scan == "auto":
+            await self._scan(session)
+        return session.sid
+
+    async def logout(self, sid: int) -> None:
+        """Log out and leave nothing. IscsiFailure: 2 no such session, 28 still being torn down after a long time."""
+        session = self._sessions.get(sid)
+        if session is None and sid not in self._inboxes:
+            session = self._found(sid)
+        elif session is None or session.phase is Phase.LOGOUT:
+            raise IscsiFailure(IscsiErr.BUSY, f"session {sid} is being logged in or out already")
+        if session is None:
+            raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"no session {sid}")
+        self._sessions[sid] = session
+        session.phase = Phase.LOGOUT
+        await self._tasks.complete(self._log_out(session))
+        log.info("%s: logged out", session)
+
+    def status(self) -> list[SessionStatus]:
+        """The sessions this service looks after."""
+        return [
+            SessionStatus(
+                s.sid, s.request.target, s.request.portal, s.phase.value, s.attempts, s.recoveries, s.last_error
+            )
+            for s in self._sessions.values()
+        ]
+
+    async def _log_out(self, session: Session) -> None:
+        try:
+            await self._unsupervised(session)
+            await log_out(self._logins, self._kernel, session, self._root)
+        finally:
+            self._sessions.pop(session.sid, None)
+            self._inboxes.close(session.sid)
+
+    # ---------------------------------------------------------------- first login
+
+    @contextlib.contextmanager
+    def _claimed(self, request: LoginRequest) -> Iterator[None]:
+        """Hold the right to make one session of this identity; IscsiFailure (15) when there are enough."""
+        present = self._present(request)
+        if present >= request.sessions_wanted:
+            raise IscsiFailure(
+                IscsiErr.SESS_EXISTS,
+                f"{request}, interface {request.iface_name}: {present} of {present} sessions exist",
+            )
+        self._under_way.append(request)
+        try:
+            yield
+        finally:
+            self._under_way.remove(request)
+
+    @contextlib.contextmanager
+    def _cancellable(self) -> Iterator[None]:
+        """While this lasts, the end of the service cancels the caller and waits until everything is put away."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._calls.add(task)
+        try:
+            yield
+        finally:
+            self._calls.discard(task)
+
+    def _present(self, request: LoginRequest) -> int:
+        """Sessions of the same identity: being made here, and others in the kernel."""
+        identity = (request.target, request.portal, request.iface_name)
+        making = sum((other.target, other.portal, other.iface_name) == identity for other in self._under_way)
+        return making + sum(
+            (view.target, view.persistent, view.iface_name or "default") == identity
+            for view in sysfs.sessions(self._root)
+            if view.sid in self._sessions or view.sid not in self._inboxes  # else it is one of those being made
+        )
+
+    async def _first_login(self, request: LoginRequest, handle: int) -> Session:
+        """Attempts until one succeeds, one fails for good, or the record's patience is over."""
+        settings = request.settings
+        total_s = (settings.login_timeout_s * max(1, settings.initial_login_retry_max)) or _DEFAULT_TOTAL_S
+        begin, attempts = self._lane.now(), 0
+        spacing = pauses(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, random.uniform)
+        while True:
+            attempts += 1
+            left_s = total_s - (self._lane.now() - begin)
+            try:
+                return await self._logins.first(request, handle, min(settings.login_timeout_s or left_s, left_s))
+            except TryAgain as failure:
+                pause_s = next(spacing)
+                if self._lane.now() + pause_s - begin >= total_s:
+                    tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
+                    text = f"{failure.message} ({tries} in {self._lane.now() - begin:.1f} s)"
+                    raise IscsiFailure(IscsiErr.TRANS_TIMEOUT, text, hint=failure.hint) from failure
+                if attempts == 1:
+                    log.info("%s: %s; trying for up to %.0f s", request, failure, total_s)
+            await asyncio.sleep(pause_s)
+
+    async def _scan(self, session: Session) -> None:
+        """The session is up whatever becomes of this: what is missing is logged."""
+        depth = params.queue_depth(session.request.settings)
+        sid, root = session.sid, self._root
+        try:
+            notes = await self._lane.blocking(lambda: scan.scan(sid, depth, root), deadline_s=_SCAN_S)
+            notes += await self._lane.blocking(lambda: scan.disks_ready(sid, _DISKS_S, root), deadline_s=2 * _DISKS_S)
+        except RdmactlError as error:
+            notes = [f"{session}: {error}"]
+        for note in notes:
+            log.warning("%s", note)
+
+    # ---------------------------------------------------------------- supervision
+
+    def _supervise(self, session: Session, *, lost: bool = False) -> None:
+        session.phase = Phase.RECOVERY if lost else Phase.UP
+        self._sessions[session.sid] = session
+        session.task = self._tasks.spawn(self._keep(session, lost), f"session {session.sid}")
+
+    async def _keep(self, session: Session, lost: bool) -> None:
+        await self._keeper.keep(session, lost=lost)
+        if session.inbox.destroyed.is_set():
+            self._sessions.pop(session.sid, None)
+            self._inboxes.close(session.sid)
+
+    async def _unsupervised(self, session: Session) -> None:
+        """End the supervision, and wait until it has put away what it was doing."""
+        if session.task is not None:
+            session.task.cancel()
+            await asyncio.wait([session.task])
+
+    def _adopt(self) -> None:
+        """The event channel is open already, so that nothing falls between this list and the first event."""
+        for view in sysfs.sessions(self._root):
+            verdict = judge(view, maker_lives(view))
+            session = None if verdict is Adoption.LEAVE else self._found(view.sid)
+            if session is None:
+                continue
+            log.info("%s found: %s", session, verdict.value)
+            if verdict is Adoption.REMOVE:
+                self._tasks.spawn(self._logins.remove(session), f"remove {session.sid}")
+            else:
+                self._supervise(session, lost=verdict is Adoption.RECOVER)
+
+    def _found(self, sid: int) -> Session | None:
+        """A session of the kernel this service has not made; how its endpoint is called is not known."""
+        view = sysfs.session(sid, self._root)
+        handle = None if view is None else sysfs.transport_handle(view.transport, self._root)
+        if view is None or handle is None or view.flash:
+            return None
+        kernel = KernelSession(sid, view.host_no, view.transport, handle)
+        return Session(kernel, params.adopted_request(view), self._inboxes.open(sid))
+
+    def _overrun_noted(self) -> None:
+        self._overruns += 1
+        self._overrun.set()
+
+    def _resynchronise(self) -> None:
+        """Events were lost: compare what is known with the kernel's list, and put the missing ones into the inboxes."""
+        log.warning("events of the kernel were lost; comparing with its list of sessions")
+        for sid, session in list(self._sessions.items()):
+            view = sysfs.session(sid, self._root)
+            if view is None:
+                session.inbox.destroyed.set()
+                session.inbox.put(SessionDestroyed(sid, session.kernel.host_no))
+            elif session.phase is Phase.UP and (view.state != "LOGGED_IN" or view.connection_state != "up"):
+                session.inbox.put(ConnError(sid, 0, _LOST))
+            if view is None or view.target_state == "UNBOUND":
+                session.inbox.unbound.set()
+
+    async def _wind_up(self) -> None:
+        """Stop looking after sessions; they stay. What was half made is put away."""
+        supervisors = [session.task for session in self._sessions.values() if session.task is not None]
+        for task in (*supervisors, *self._calls):
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls, timeout=_CLEAN_UP_S)
+        await self._tasks.finish(_CLEAN_UP_S)

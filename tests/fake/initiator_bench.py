@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The initiator service on the fake kernel and a fake target: the fake `World` of tests/initiator_scenarios.py."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from rdmactl.initiator import sysfs
+from rdmactl.initiator.service import InitiatorService
+from rdmactl.iscsi.portal import Portal
+from rdmactl.netlink.dispatcher import Dispatcher
+from tests.fake.iscsi_sysfs import FakeSysfs
+from tests.fake.scsi_transport_iscsi import HANDLES, FakeIscsiClass, FakePortal
+from tests.fake.target import FakeTarget, TargetScript
+
+DEADLINE_S = 20.0
+ISER_PORTAL = Portal("10.9.0.1", 3260)
+
+
+class FakeWorld:
+    """One target, reachable over both transports. TCP connections are real ones, on loopback, but carry nothing."""
+
+    settle_s = 10.0
+    target = "iqn.2005-03.org.example:t1"
+
+    def __init__(self, directory: Path, script: TargetScript | None = None) -> None:
+        self.tree = FakeSysfs(directory)
+        self.root = str(directory)
+        self.kernel = FakeIscsiClass(self.tree)
+        self.script = script or TargetScript()
+        self.connections: list[FakeTarget] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._closed = socket.create_server(("127.0.0.1", 0))
+        self._tcp = Portal(*self._listener.getsockname())
+        self._refused = Portal(*self._closed.getsockname())
+        self._closed.close()
+        self.iser = FakePortal(self._peer)
+        self.kernel.portals[self._tcp] = FakePortal(self._peer)
+        self.kernel.portals[ISER_PORTAL] = self.iser
+        self.dispatcher = Dispatcher(self.kernel.open)
+
+    def run(self, scenario: Callable[[], Awaitable[None]]) -> None:
+        async def main() -> None:
+            await self._start()
+            try:
+                await scenario()
+            finally:
+                await self.dispatcher.stop(DEADLINE_S)
+
+        try:
+            asyncio.run(main())
+        finally:
+            self._listener.close()
+
+    async def _start(self) -> None:
+        self.dispatcher.add("initiator", lambda: InitiatorService(self.root, ready_transport=lambda t, _: HANDLES[t]))
+        await self.dispatcher.start(DEADLINE_S)
+        await self.dispatcher.wait_ready(DEADLINE_S)
+
+    async def call(self, function: Callable[[InitiatorService], Awaitable[Any]]) -> Any:
+        return await self.dispatcher.call("initiator", function, deadline_s=DEADLINE_S)
+
+    async def restart(self) -> None:
+        await self.dispatcher.stop(DEADLINE_S)
+        self.dispatcher = Dispatcher(self.kernel.open)
+        await self._start()
+
+    def portal(self, transport: str) -> Portal:
+        return self._tcp if transport == "tcp" else ISER_PORTAL
+
+    def refused(self, transport: str) -> Portal:
+        return self._refused if transport == "tcp" else Portal("10.9.0.99", 3260)
+
+    def break_connection(self, sid: int) -> None:
+        self.kernel.fail(sid, 1011)
+
+    def leftovers(self) -> list[str]:
+        left = [f"session {found.sid}" for found in sysfs.sessions(self.root)]
+        left += [f"host {found.host_no}" for found in sysfs.hosts(self.root)]
+        return left + [f"endpoint {number}" for number in self.kernel.endpoints]
+
+    def _peer(self) -> FakeTarget:
+        target = FakeTarget(self.script)
+        self.connections.append(target)
+        return target

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the initiator must do, as scenarios that run against the fake kernel and against a real one alike.
+
+Whatever holds on the real kernel and not on the fake is a defect of the fake.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from rdmactl.initiator import sysfs
+from rdmactl.initiator.api import LoginRequest, SessionSettings
+from rdmactl.initiator.service import InitiatorService
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.iscsi.portal import Portal
+
+INITIATOR = "iqn.2026-11.test:initiator"
+FAST = SessionSettings(login_timeout_s=4.0, initial_login_retry_max=1, logout_timeout_s=5.0, default_time2wait_s=0)
+
+
+class World(Protocol):
+    """Where a scenario takes place. `call` runs a function on the service, in its lane."""
+
+    root: str
+    target: str
+    settle_s: float  # how long the slowest expected change may take
+
+    async def call(self, function: Callable[[InitiatorService], Awaitable[Any]]) -> Any: ...
+    async def restart(self) -> None: ...
+    def portal(self, transport: str) -> Portal: ...
+    def refused(self, transport: str) -> Portal: ...
+    def break_connection(self, sid: int) -> None: ...
+    def leftovers(self) -> list[str]: ...
+
+
+def request(world: World, transport: str, settings: SessionSettings = FAST) -> LoginRequest:
+    return LoginRequest(
+        target=world.target,
+        portal=world.portal(transport),
+        iface_name="iser" if transport == "iser" else "default",
+        transport=transport,
+        initiator_name=INITIATOR,
+        settings=settings,
+    )
+
+
+async def login(world: World, wanted: LoginRequest) -> int:
+    sid = await world.call(lambda service: service.login(wanted))
+    assert isinstance(sid, int)
+    return sid
+
+
+async def logout(world: World, sid: int) -> None:
+    await world.call(lambda service: service.logout(sid))
+
+
+async def failure(world: World, wanted: LoginRequest) -> IscsiFailure:
+    try:
+        sid = await login(world, wanted)
+    except IscsiFailure as error:
+        return error
+    raise AssertionError(f"session {sid} was made")
+
+
+async def eventually(world: World, condition: Callable[[], object], what: str) -> None:
+    end = time.monotonic() + world.settle_s
+    while not condition():
+        assert time.monotonic() < end, what
+        await asyncio.sleep(0.005)
+
+
+def view(world: World, sid: int) -> sysfs.SessionView:
+    found = sysfs.session(sid, world.root)
+    assert found is not None
+    return found
+
+
+async def login_and_logout(world: World, transport: str) -> None:
+    sid = await login(world, request(world, transport))
+    found = view(world, sid)
+    assert (found.state, found.connection_state) == ("LOGGED_IN", "up")
+    assert (found.target, found.persistent, found.transport) == (world.target, world.portal(transport), transport)
+    assert found.interface().initiator_name == INITIATOR
+    assert found.timeouts().recovery_s == FAST.replacement_timeout_s
+    negotiated = found.negotiated()
+    assert negotiated.max_burst_length == 262144
+    assert negotiated.first_burst_length == 65536
+    await logout(world, sid)
+    assert world.leftovers() == []
+
+
+async def the_same_twice(world: World, transport: str) -> None:
+    sid = await login(world, request(world, transport))
+    assert (await failure(world, request(world, transport))).err is IscsiErr.SESS_EXISTS
+    again = await login(world, replace(request(world, transport), sessions_wanted=2))
+    assert again != sid
+    await logout(world, again)
+    await logout(world, sid)
+    assert world.leftovers() == []
+
+
+async def the_same_at_once(world: World, transport: str) -> None:
+    wanted = request(world, transport)
+    results = await asyncio.gather(*(login(world, wanted) for _ in range(3)), return_exceptions=True)
+    sids = [result for result in results if isinstance(result, int)]
+    refused = [result for result in results if isinstance(result, IscsiFailure)]
+    assert len(sids) == 1
+    assert [error.err for error in refused] == [IscsiErr.SESS_EXISTS, IscsiErr.SESS_EXISTS]
+    assert len(sysfs.sessions(world.root)) == 1
+    await logout(world, sids[0])
+    assert world.leftovers() == []
+
+
+async def nobody_listens(world: World, transport: str) -> None:
+    settings = replace(FAST, login_timeout_s=1.0, initial_login_retry_max=1)
+    begin = time.monotonic()
+    error = await failure(world, replace(request(world, transport, settings), portal=world.refused(transport)))
+    assert error.err is IscsiErr.TRANS_TIMEOUT
+    assert str(world.refused(transport)) in error.message
+    assert time.monotonic() - begin < 1.0 + world.settle_s
+    assert world.leftovers() == []
+
+
+async def no_such_target(world: World, transport: str) -> None:
+    error = await failure(world, replace(request(world, transport), target="iqn.2026-11.test:nobody"))
+    # Over RDMA the answer is often overtaken by the disconnection: then the attempts end with 8
+    assert error.err is IscsiErr.FATAL_LOGIN or (transport == "iser" and error.err is IscsiErr.TRANS_TIMEOUT)
+    assert "iqn.2026-11.test:nobody" in error.message
+    assert world.leftovers() == []
+
+
+async def caller_goes_away(world: World, transport: str) -> None:
+    """Cancelled at several moments of its life, a login leaves either a whole session or nothing."""
+    for delay_s in (0.0, 0.001, 0.003, 0.01, 0.03):
+        task = asyncio.ensure_future(login(world, request(world, transport)))
+        await asyncio.sleep(delay_s)
+        task.cancel()
+        await asyncio.wait([task])
+        await eventually(world, lambda: not _half_made(world), "a half-made session stays")
+        for found in sysfs.sessions(world.root):
+            await logout(world, found.sid)
+        await eventually(world, lambda: world.leftovers() == [], f"left behind: {world.leftovers()}")
+
+
+def _half_made(world: World) -> list[int]:
+    return [found.sid for found in sysfs.sessions(world.root) if found.connection_text != "LOGGED IN"]
+
+
+async def connection_lost(world: World, transport: str) -> None:
+    sid = await login(world, request(world, transport))
+    world.break_connection(sid)
+    statuses: list[Any] = []
+
+    async def back() -> bool:
+        async def ask(service: InitiatorService) -> Any:
+            return service.status()
+
+        statuses[:] = await world.call(ask)
+        return bool(statuses and statuses[0].recoveries == 1 and statuses[0].phase == "logged in")
+
+    end = time.monotonic() + world.settle_s
+    while not await back():
+        assert time.monotonic() < end, f"the session does not come back: {statuses}"
+        await asyncio.sleep(0.01)
+    assert view(world, sid).connection_text == "LOGGED IN"
+    await logout(world, sid)
+    assert world.leftovers() == []
+
+
+async def service_restarts(world: World, transport: str) -> None:
+    """A running session is taken over as it is, and can be logged out by the new instance."""
+    sid = await login(world, request(world, transport))
+    await world.restart()
+    assert view(world, sid).connection_text == "LOGGED IN"
+    assert (await failure(world, request(world, transport))).err is IscsiErr.SESS_EXISTS
+    await logout(world, sid)
+    assert sysfs.sessions(world.root) == []
+
+
+async def unknown_session(world: World, transport: str) -> None:
+    try:
+        await logout(world, 4711)
+    except IscsiFailure as error:
+        assert error.err is IscsiErr.SESS_NOT_FOUND
+    else:
+        raise AssertionError("a session that does not exist was logged out")
+
+
+SCENARIOS = [
+    login_and_logout,
+    the_same_twice,
+    the_same_at_once,
+    nobody_listens,
+    no_such_target,
+    caller_goes_away,
+    connection_lost,
+    service_restarts,
+    unknown_session,
+]
