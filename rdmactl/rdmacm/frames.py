@@ -61,12 +61,8 @@ class Decoder:
 
 def pack_error(error: RdmactlError) -> dict[str, Any]:
     """An error as JSON; `unpack_error` is the inverse."""
-    packed: dict[str, Any] = {
-        "class": type(error).__name__,
-        "code": error.code,
-        "message": error.message,
-        "hint": error.hint,
-    }
+    packed: dict[str, Any] = {"class": type(error).__name__, "code": error.code}
+    packed |= {"message": error.message, "hint": error.hint}
     if isinstance(error, KernelError):
         packed |= {"operation": error.operation, "errno": error.errno}
     err = getattr(error, "err", None)

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native front end: `rdmactl OBJECT [VERB] ...`. Face ring.
+
+A table of commands; the module of a command is imported when the command is given, so that starting costs what the one
+command costs. Each command's `run(words)` parses its words, does its work and prints; errors leave it as RdmactlError.
+Not here: what a command does, and the text of errors (`rdmactl.cli.errors`). Must change together with man/rdmactl.8.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import NamedTuple
+
+from rdmactl import __version__
+from rdmactl.cli.errors import EXIT_INTERNAL, exit_status, guard
+from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError, Unavailable
+
+__all__ = ["COMMANDS", "Command", "find", "help_text", "main"]
+
+
+class Command(NamedTuple):
+    """`words` are what is typed, `module` is under rdmactl.cli, `summary` one line for --help."""
+
+    words: tuple[str, ...]
+    module: str
+    summary: str
+
+
+COMMANDS = (
+    Command(("dev",), "dev", "list the RDMA devices of this host"),
+    Command(("iser", "ping"), "iser_ping", "time a whole discovery login at an iSER portal"),
+    Command(("status",), "status", "say which daemons run and how their services are doing"),
+)
+
+_USAGE = """\
+usage: rdmactl OBJECT [VERB] [...]
+       rdmactl --help | --version
+"""
+
+_EPILOGUE = """\
+Every command takes -h/--help, and -j/--json for output that programs read.
+
+Exit status:
+  0    done
+  1    failed; standard error says why
+  2    wrong words
+  3    something needed is not there: device, kernel module, library, daemon
+  4    not permitted
+  5    not done within the deadline
+  130  interrupted
+"""
+
+_STATUS_BY_CLASS = ((Unavailable, 3), (DeadlineExceeded, 5), (LocalError, 2))
+
+
+def help_text() -> str:
+    """What --help prints."""
+    width = max(len(" ".join(command.words)) for command in COMMANDS)
+    lines = [f"  {' '.join(command.words):{width}}  {command.summary}" for command in COMMANDS]
+    return "\n".join(
+        ("usage: rdmactl OBJECT [VERB] [...]", "       rdmactl --help | --version", "", *lines, "", _EPILOGUE)
+    )
+
+
+def find(words: list[str]) -> Command:
+    """The command `words` begin with. LocalError, with what would have been right, when there is none."""
+    for command in COMMANDS:
+        if tuple(words[: len(command.words)]) == command.words:
+            return command
+    verbs = [command.words[1] for command in COMMANDS if command.words[0] == words[0]]
+    given = words[1] if verbs and len(words) > 1 else words[0]
+    if verbs:
+        known = ", ".join(verbs)
+        message = f"{words[0]} has no verb {given}" if len(words) > 1 else f"{words[0]} needs a verb"
+        raise LocalError(message, hint=f"it has: {known}")
+    known = ", ".join(dict.fromkeys(command.words[0] for command in COMMANDS))
+    raise LocalError(f"there is no object {given}", hint=f"there are: {known}; see rdmactl --help")
+
+
+def main() -> int:
+    """The program."""
+    return guard("rdmactl", lambda: _run(sys.argv[1:]), status=_status)
+
+
+def _run(words: list[str]) -> int:
+    if not words:
+        print(help_text(), end="", file=sys.stderr)
+        return 2
+    if words[0] in ("-h", "--help", "help"):
+        print(help_text(), end="")
+        return 0
+    if words[0] in ("-V", "--version"):
+        print(f"rdmactl {__version__}")
+        return 0
+    command = find(words)
+    from importlib import import_module
+
+    module = import_module(f"rdmactl.cli.{command.module}")
+    status: int = module.run(words[len(command.words) :])
+    return status
+
+
+def _status(error: RdmactlError) -> int:
+    """By code; codes that name one reason more exactly count as their class."""
+    status = exit_status(error)
+    if status != EXIT_INTERNAL:
+        return status
+    return next((status for kind, status in _STATUS_BY_CLASS if isinstance(error, kind)), EXIT_INTERNAL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
