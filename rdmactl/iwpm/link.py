@@ -120,6 +120,11 @@ class KernelLink:
         return self.state in HOLDING
 
     @property
+    def registered(self) -> bool:
+        """Whether the kernel has taken our answer to REG_PID, as far as we know; it asks when it first needs us."""
+        return not self._reg_pid_due and self._registered_at > float("-inf")
+
+    @property
     def settled(self) -> bool:
         """Whether nothing asked of the kernel is outstanding: what it sends now, it sent after all we asked."""
         return self.state in (LinkState.SERVING, LinkState.REFUSED) and not self._check_again

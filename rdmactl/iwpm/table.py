@@ -121,6 +121,17 @@ class MappingTable:
         self._unclaimed: dict[MappingKey, Mapping] = {}
         self._refused: dict[MappingKey, int] = {}
 
+    def inherit(self, claims: PortClaims) -> MappingTable:
+        """A table with the same entries for the next instance: the kernel's report may not tell all of them."""
+        heir = MappingTable(claims)
+        for mapping in list(self._mappings.values()):
+            heir._index(mapping)
+            if mapping.claim is not None:
+                heir._claim_users[mapping.claim] = heir._claim_users.get(mapping.claim, 0) + 1
+        heir._unclaimed = dict(self._unclaimed)
+        heir._refused = dict(self._refused)
+        return heir
+
     def __len__(self) -> int:
         return len(self._mappings)
 

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The port mapper as a service under the dispatcher: gives the engine its sockets, its clock and its voice. Shell ring.
+
+Not here: any decision about mappings (`mapper.py` and what it joins). One instance lives for one `run`; what must live
+longer, claimed ports and the table that goes with them, belongs to the `ClaimKeeper` handed in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+from rdmactl.errors import KernelError, LocalError
+from rdmactl.iwpm.claims import ClaimKeeper
+from rdmactl.iwpm.conf import MapperConfig
+from rdmactl.iwpm.events import (
+    Datagram,
+    Input,
+    KernelMessage,
+    KernelReply,
+    Level,
+    Notice,
+    Overrun,
+    Stalled,
+    ToKernel,
+    ToPeer,
+    Unreachable,
+)
+from rdmactl.iwpm.mapper import PortMapper
+from rdmactl.iwpm.stats import ANSWER_TIME_BOUNDS_S
+from rdmactl.iwpm.udp import UdpDoors
+from rdmactl.iwpm.view import MappingInfo, dump_lines, mapping_list
+from rdmactl.iwpm.wire import IWPM_PORT
+from rdmactl.netlink.ports import Channel, ChannelSpec, Lane, Received, Reply
+from rdmactl.netlink.rdma import NETLINK_RDMA, RDMA_NL_GROUP_IWPM, RDMA_NL_IWCM, op_of
+
+__all__ = ["PortMapperService", "PortMapperStatus", "in_initial_netns"]
+
+_log = logging.getLogger(__name__)
+
+HEARTBEAT_S = 1.0
+"""How often the loop shows that it runs, so that a pause can be told from a quiet hour."""
+
+STALL_S = 5.0
+"""A pause this long means that requests may have been given up: half of what the kernel waits."""
+
+REPEAT_S = 60.0
+"""A fault that goes on is logged this often at most; the counters have all of it."""
+
+_NOT_PROCESSED = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EINTR})
+
+_WATCHED = {
+    "peer_malformed": "datagrams that are no port mapper messages, dropped",
+    "peer_limited": "requests of peers ignored, because too many others are open and unconfirmed",
+    "foreign": "netlink messages ignored that did not come from the kernel",
+    "kernel_malformed": "messages from the kernel not understood",
+    "too_late": "requests of the kernel left unanswered, because the answer would have come too late",
+}
+"""Counters whose rise is worth a line."""
+
+
+class PortMapperStatus(NamedTuple):
+    """How the port mapper is doing.
+
+    `answer_times` pairs an upper bound in seconds with the number of answers that took at most that (and more than the
+    bound before it); the last bound is None, for the rest.
+    """
+
+    state: str
+    registered: bool
+    abi_version: int
+    mappings: int
+    claims: int
+    queries_open: int
+    offers_open: int
+    counters: dict[str, int]
+    answer_times: list[tuple[float | None, int]]
+
+
+class PortMapperService:
+    """Implements `ports.Service`. `claims` is the process's keeper of ports; `udp_port` is for tests."""
+
+    def __init__(
+        self,
+        config: MapperConfig | None = None,
+        claims: ClaimKeeper | None = None,
+        *,
+        random_bytes: Callable[[int], bytes] = os.urandom,
+        udp_port: int = IWPM_PORT,
+    ) -> None:
+        self._config = config or MapperConfig()
+        self._keeper = claims or ClaimKeeper()
+        lease = self._keeper.lease()
+        earlier = self._keeper.table
+        self._mapper = PortMapper(lease, random_bytes, None if earlier is None else earlier.inherit(lease))
+        self._keeper.table = self._mapper.table
+        self._udp = UdpDoors(self._from_peer, port=udp_port)
+        self._lane: Lane | None = None
+        self._channel: Channel | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._alive_at = 0.0
+        self._watch = _Watch()
+
+    # The service.
+
+    async def run(self, lane: Lane) -> None:
+        """Serve until cancelled."""
+        self._lane = lane
+        self._loop = asyncio.get_running_loop()
+        self._alive_at = lane.now()
+        self._udp.open()
+        readable = list(self._udp.sockets())
+        try:
+            self._channel = lane.open(self._channel_spec(), self)
+            for sock, callback in readable:
+                self._loop.add_reader(sock, callback)
+            self._mapper.start(lane.now())
+            self._carry_out()
+            await self._beat(lane)
+        finally:
+            for sock, _ in readable:
+                self._loop.remove_reader(sock)
+            self._udp.close()
+            if self._timer is not None:
+                self._timer.cancel()
+            if self._channel is not None:
+                self._channel.close()
+
+    def _channel_spec(self) -> ChannelSpec:
+        return ChannelSpec(
+            NETLINK_RDMA,
+            groups=(RDMA_NL_GROUP_IWPM,),
+            clients=(RDMA_NL_IWCM,),
+            receive_buffer_bytes=self._config.receive_buffer_bytes,
+        )
+
+    async def _beat(self, lane: Lane) -> None:
+        while True:
+            self._set_timer()
+            await asyncio.sleep(HEARTBEAT_S)
+            now = lane.now()
+            self._notice_stall(now)
+            self._carry_out()
+            self._watch.look(self._mapper.stats.counters(), now)
+
+    # What others ask, in this lane.
+
+    async def list_mappings(self) -> list[MappingInfo]:
+        """All mappings, oldest first."""
+        return mapping_list(self._mapper.table, self._now())
+
+    async def dump(self) -> list[str]:
+        """The lines of SIGUSR1."""
+        return dump_lines(self._mapper.table)
+
+    async def status(self) -> PortMapperStatus:
+        """How it is doing."""
+        mapper = self._mapper
+        queries, offers = mapper.exchanges
+        bounds: tuple[float | None, ...] = (*ANSWER_TIME_BOUNDS_S, None)
+        return PortMapperStatus(
+            state=mapper.link.state.value,
+            registered=mapper.link.registered,
+            abi_version=mapper.link.version,
+            mappings=len(mapper.table),
+            claims=len(self._keeper),
+            queries_open=queries,
+            offers_open=offers,
+            counters=mapper.stats.counters(),
+            answer_times=list(zip(bounds, mapper.stats.answer_times.counts, strict=True)),
+        )
+
+    # From the channel (`ports.ChannelHandler`).
+
+    def received(self, received: Received, now: float) -> None:
+        """A message of the kernel."""
+        if now - self._alive_at > STALL_S:
+            self._notice_stall(now)
+        self._mapper.receive(KernelMessage(received.message, received.sender), now)
+        self._carry_out()
+
+    def replied(self, reply: Reply, now: float) -> None:
+        """The kernel's result for something sent."""
+        request = reply.request
+        self._mapper.receive(KernelReply(op_of(request.type), request.payload, reply.code), now)
+        self._carry_out()
+
+    def overrun(self, now: float) -> None:
+        """Messages of the kernel were lost."""
+        _log.warning("messages from the kernel were lost: asking for its mappings")
+        self._feed(Overrun(), now)
+
+    def drained(self, now: float) -> None:
+        """The end of a batch."""
+        self._set_timer()
+
+    # From the peers.
+
+    def _from_peer(self, event: Datagram | Unreachable) -> None:
+        now = self._now()
+        if now - self._alive_at > STALL_S:
+            self._notice_stall(now)
+        malformed = self._mapper.stats.peer_malformed
+        self._feed(event, now)
+        if isinstance(event, Datagram) and self._mapper.stats.peer_malformed > malformed:
+            self._watch.last_source = str(event.path.peer)
+
+    # Inside.
+
+    def _now(self) -> float:
+        if self._lane is None:
+            raise LocalError("the port mapper has not been started")
+        return self._lane.now()
+
+    def _feed(self, event: Input, now: float) -> None:
+        self._mapper.receive(event, now)
+        self._carry_out()
+        self._set_timer()
+
+    def _notice_stall(self, now: float) -> None:
+        """Called by all that shows that this process runs."""
+        gap_s = now - self._alive_at
+        self._alive_at = now
+        if gap_s > STALL_S:
+            self._mapper.receive(Stalled(gap_s), now)
+
+    def _carry_out(self) -> None:
+        """Do what the engine wants done, in its order; what fails at once is told to it, and may bring more."""
+        take_output = self._mapper.take_output
+        while outputs := take_output():
+            for output in outputs:
+                if isinstance(output, ToKernel):
+                    self._send_to_kernel(output)
+                elif isinstance(output, ToPeer):
+                    self._udp.send(output.data, output.path)
+                elif isinstance(output, Notice):
+                    _log.log(logging.WARNING if output.level is Level.WARNING else logging.INFO, "%s", output.text)
+                elif self._lane is not None:
+                    self._lane.ready()
+
+    def _send_to_kernel(self, output: ToKernel) -> None:
+        channel, lane = self._channel, self._lane
+        if channel is None or lane is None:
+            raise LocalError("the port mapper has not been started")
+        type_, payload, asked_at = output
+        try:
+            channel.send(type_, payload)
+        except KernelError as error:
+            code = errno.EBUSY if error.errno in _NOT_PROCESSED else error.errno
+            self._mapper.receive(KernelReply(op_of(type_), payload, -code), lane.now())
+            return
+        if asked_at is not None:
+            self._mapper.stats.answer_times.add(lane.now() - asked_at)
+
+    def _set_timer(self) -> None:
+        """Have `_tick` called when the engine wants it."""
+        wake_at = self._mapper.wake_at()
+        if self._loop is None or wake_at is None:
+            return
+        if self._timer is not None:
+            if self._timer.when() <= wake_at and not self._timer.cancelled():
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(wake_at, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        now = self._now()
+        if now - self._alive_at > STALL_S:
+            self._notice_stall(now)
+        self._mapper.tick(now)
+        self._carry_out()
+        self._set_timer()
+
+
+class _Watch:
+    """Logs that a counter has risen: the first time within a second, then at most once in REPEAT_S."""
+
+    def __init__(self) -> None:
+        self.last_source = ""
+        self._seen = dict.fromkeys(_WATCHED, 0)
+        self._silent_until = dict.fromkeys(_WATCHED, 0.0)
+
+    def look(self, counters: dict[str, int], now: float) -> None:
+        for name, text in _WATCHED.items():
+            risen = counters[name] - self._seen[name]
+            if risen and now >= self._silent_until[name]:
+                source = f"; last from {self.last_source}" if name == "peer_malformed" and self.last_source else ""
+                _log.warning("%d %s%s", risen, text, source)
+                self._seen[name] = counters[name]
+                self._silent_until[name] = now + REPEAT_S
+
+
+def in_initial_netns() -> bool | None:
+    """Whether this process is in the initial network namespace; None if that cannot be told.
+
+    The kernel's port mapper client answers nobody else. Process 1 of the host is taken to be in it, and looking at it
+    needs root.
+    """
+    try:
+        own, first = os.stat("/proc/self/ns/net"), os.stat("/proc/1/ns/net")
+    except OSError:
+        return None
+    return (own.st_dev, own.st_ino) == (first.st_dev, first.st_ino)
