@@ -203,6 +203,8 @@ class ServiceLane:
         """Raise in the thread. Repeat it while the thread lives: code may catch everything."""
         if self._thread.ident is not None and self._thread.is_alive():
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread.ident), ctypes.py_object(_Abandoned))
+            with contextlib.suppress(RuntimeError):  # an exception is only raised in Python code: wake an idle loop
+                self._loop.call_soon_threadsafe(self._pong)
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()

@@ -165,6 +165,7 @@ class Supervisor:
             await asyncio.wait({ended}, timeout=interval_s)
             if ended.done():
                 return ended.result()
+            self._bury()
             now = time.monotonic()
             if now - due_s > interval_s:
                 lane.forgive(now)
@@ -180,26 +181,25 @@ class Supervisor:
         return DeadlineExceeded(f"{self.name} did not come back to its loop within {self._stall_s:g} s", code="stalled")
 
     async def _pause(self) -> None:
-        """The back-off; meanwhile bury the threads that have ended."""
-        self._reap()
+        """The back-off between two instances."""
+        # What an ended instance leaves is one heap of cycles; descriptors hang on it, so it goes now and not some day.
+        gc.collect()
+        self._bury()
         if self._stop.is_set():
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._backoff.pause_s(self._up_s)):
                 await self._stop.wait()
-        self._reap()
 
-    def _reap(self) -> None:
-        alive = []
-        for lane in self._abandoned:
+    def _bury(self) -> None:
+        """Clear away abandoned threads that have ended; interrupt the others, for their code may catch everything."""
+        for lane in list(self._abandoned):
             if lane.is_alive():
                 lane.interrupt()
-                alive.append(lane)
             else:
                 lane.dispose()
-        self._abandoned = alive
-        # What an ended instance leaves is one heap of cycles; descriptors hang on it, so it goes now and not some day.
-        gc.collect()
+                self._abandoned.remove(lane)
+                gc.collect()
 
     def _note(self, error: Exception | None) -> None:
         """Count the end; log it if it is news."""
