@@ -39,7 +39,7 @@ class FakeIscsi(FakeKernel):
 class Log:
     """A channel handler that notes everything, and runs `react` on each message."""
 
-    def __init__(self, react: Callable[[Received], None] = lambda received: None) -> None:
+    def __init__(self, react: Callable[[Received], object] = lambda received: None) -> None:
         self.events: list[Any] = []
         self.react = react
 
@@ -91,7 +91,7 @@ class Driven:
 class Server(Log):
     """A service with one channel: answers each message of type `asking` with one of the same type and payload."""
 
-    def __init__(self, spec: ChannelSpec, react: Callable[[Server, Received], None] | None = None) -> None:
+    def __init__(self, spec: ChannelSpec, react: Callable[[Server, Received], object] | None = None) -> None:
         super().__init__(self._react)
         self.spec = spec
         self.lane: Lane | None = None

@@ -325,7 +325,7 @@ def test_a_turn_is_bounded_and_leaves_the_rest_for_the_next() -> None:
 def test_one_socket_is_read_no_further_than_needed() -> None:
     # Each receive is a system call on the way of an answer: one for the request, one for the DONE, one that says empty.
     kernel = FakeRdma()
-    driven = Driven(kernel, Log(lambda received: driven.channel.send(ADD_MAPPING, b"") and None), IWPM)
+    driven = Driven(kernel, Log(lambda received: driven.channel.send(ADD_MAPPING, b"")), IWPM)
     calls = 0
     receive = driven.socket.receive
 
@@ -380,7 +380,7 @@ def test_a_cut_datagram_is_a_loss() -> None:
 def test_a_loss_is_reported_even_if_the_queue_never_empties(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(channel_module, "LOSS_DATAGRAMS_LIMIT", 100)
     kernel = FakeRdma()
-    log = Log(lambda received: driven.socket.deliver(kernel.request(ADD_MAPPING)) and None)
+    log = Log(lambda received: driven.socket.deliver(kernel.request(ADD_MAPPING)))
     driven = Driven(kernel, log, ChannelSpec(IWPM.family, groups=(2,), receive_buffer_bytes=4000))
     for _ in range(20):
         kernel.multicast(2, kernel.request(ADD_MAPPING))
