@@ -24,7 +24,7 @@ from rdmactl.rdmacm.report import Report
 
 if TYPE_CHECKING:
     import asyncio
-    from typing import Any, Self
+    from typing import Any, NoReturn, Self
 
     from rdmactl.rdmacm.report import Question
 
@@ -48,26 +48,36 @@ def worker_command() -> list[str]:
 class _Process:
     """A started worker: its pid and our end of the socket pair."""
 
-    def __init__(self, command: list[str], *, quiet: bool) -> None:
+    def __init__(self, pid: int, connection: socket.socket) -> None:
+        self.pid, self.socket = pid, connection
+
+    @classmethod
+    def spawn(cls, command: list[str]) -> _Process:
+        """From a process that may have threads: a new interpreter."""
         ours, theirs = socket.socketpair()
-        fd = theirs.fileno()
-        os.set_inheritable(fd, True)
-        # A crash must not print a traceback at a user; a daemon's standard error is the journal.
-        actions = [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)] if quiet else []
-        actions.append((os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0))
+        os.set_inheritable(theirs.fileno(), True)
+        words = [*command, str(theirs.fileno())]
+        stdin = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         try:
-            self.pid = os.posix_spawn(
-                command[0], [*command, str(fd)], dict(os.environ), file_actions=actions, setpgroup=0
-            )
+            return cls(os.posix_spawn(words[0], words, dict(os.environ), file_actions=[stdin], setpgroup=0), ours)
         except OSError as error:
             ours.close()
             raise Unavailable(f"cannot start an RDMA worker: {error.strerror or error}") from None
         finally:
             theirs.close()
-        self.socket = ours
+
+    @classmethod
+    def fork(cls) -> _Process:
+        """From a process without threads: saves an interpreter's start, which is most of what a front end takes."""
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            _be_worker(theirs, ours)
+        theirs.close()
+        return cls(pid, ours)
 
     def end(self) -> None:
-        """End it, at once. It is reaped here unless the kernel still holds it."""
+        """End it, at once."""
         self.socket.close()
         try:
             os.kill(self.pid, signal.SIGKILL)
@@ -80,6 +90,21 @@ class _Process:
             return os.waitpid(self.pid, os.WNOHANG)[0] != 0
         except ChildProcessError:
             return True
+
+
+def _be_worker(connection: socket.socket, parents_end: socket.socket) -> NoReturn:
+    """The child of a fork. It never returns into the parent's frames, and shows nobody a traceback."""
+    try:
+        os.setpgid(0, 0)
+        parents_end.close()
+        null = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(null, standard)
+        from rdmactl.rdmacm.worker import serve
+
+        serve(connection)
+    finally:
+        os._exit(1)
 
 
 def _request(call: str, arguments: dict[str, Any], deadline_s: float) -> bytes:
@@ -104,11 +129,14 @@ def _gone() -> Unavailable:
 
 
 class SyncWorker:
-    """One worker for a front end; a context manager. The process starts at once, the answer is awaited in `call`."""
+    """One worker for a front end without threads; a context manager. The process starts at once.
+
+    `command` starts another program in its place, for tests.
+    """
 
     def __init__(self, command: list[str] | None = None) -> None:
-        self._command = command or worker_command()
-        self._process: _Process | None = _Process(self._command, quiet=True)
+        self._command = command
+        self._process: _Process | None = self._start()
         self._used = False
 
     def __enter__(self) -> Self:
@@ -152,10 +180,13 @@ class SyncWorker:
             self._process.reap()
             self._process = None
 
+    def _start(self) -> _Process:
+        return _Process.fork() if self._command is None else _Process.spawn(self._command)
+
     def _exchange(self, request: bytes, deadline_s: float) -> dict[str, Any]:
         """With the worker that is there, else with a new one."""
         if self._process is None:
-            self._process = _Process(self._command, quiet=True)
+            self._process = self._start()
         until = time.monotonic() + deadline_s + _GRACE_S + (0.0 if self._used else _START_S)
         connection, decoder = self._process.socket, Decoder()
         connection.settimeout(max(0.001, until - time.monotonic()))
@@ -181,7 +212,7 @@ class _AsyncWorker:
     async def start(cls, command: list[str]) -> _AsyncWorker:
         import asyncio
 
-        process = _Process(command, quiet=False)
+        process = _Process.spawn(command)
         process.socket.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=process.socket)
         return cls(process, reader, writer)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process that may call librdmacm: `python -m rdmactl.rdmacm.worker FD`, FD one end of a socket pair. Shell ring.
+"""The process that may call librdmacm, at one end of a socket pair. Shell ring.
 
 Why a process: librdmacm keeps a device open for the life of its process, and the removal of a soft-RoCE or soft-iWARP
 device waits for that; some of its calls block without an end. So a worker is short-lived: it ends when its parent
 closes the socket or dies (also while a call blocks: PR_SET_PDEATHSIG), when it has been used and then idle for a
 moment, and when something in it is stuck. Cancelling an operation is ending the worker: the kernel cleans up.
 
-It is started warm: everything is imported before the first request, but no device is opened before it. One request at
-a time, each with its deadline; {"id", "call", "arguments", "deadline_s"} is answered by {"id", "result"} or
-{"id", "error"}. Framing: `frames.py`. The other end: `client.py`.
+It is started (`python -m rdmactl.rdmacm.worker DESCRIPTOR`) or forked warm: everything is imported before the first
+request, but no device is opened before it. One request at a time, each with its deadline; {"id", "call", "arguments",
+"deadline_s"} is answered by {"id", "result"} or {"id", "error"}. Framing: `frames.py`. The other end: `client.py`.
 Not here: any RDMA (`discovery.py`).
 """
 
@@ -20,13 +20,13 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
 from rdmactl.rdmacm import library
 from rdmactl.rdmacm.frames import Decoder, encode, pack_error
 
-__all__ = ["IDLE_S", "Operation", "Worker", "main"]
+__all__ = ["IDLE_S", "Operation", "Worker", "serve"]
 
 IDLE_S = 2.0
 """How long a used worker waits for more: a device in use by nobody must not stay open for longer."""
@@ -107,13 +107,13 @@ async def _serve(connection: socket.socket, idle_s: float) -> None:
     os._exit(0)  # no farewell: a stuck thread would hold it up, and what is held the kernel gives back
 
 
-def main() -> None:
-    """Serve the descriptor named in argv."""
-    connection = socket.socket(fileno=int(sys.argv[1]))
+def serve(connection: socket.socket) -> NoReturn:
+    """Be a worker; ends the process."""
     with contextlib.suppress(RdmactlError):  # a missing library is reported when the first request needs it
         library.load().lib.die_with_parent()
     asyncio.run(_serve(connection, IDLE_S))
+    os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    serve(socket.socket(fileno=int(sys.argv[1])))
