@@ -42,6 +42,7 @@ _IWPM = (
 )
 _IWPM_ASKING = (0, 1, 2)  # operations the kernel waits for an answer to
 _IWPM_ANSWERING = (0, 1, 2, 5)  # and ours that answer, with the kernel's number in attribute 1
+_RTM_KINDS = {16: "LINK", 20: "ADDR", 24: "ROUTE", 28: "NEIGH", 32: "RULE"}  # RTM_NEWxxx; DEL, GET, SET follow
 _SOCKADDR_STORAGE_BYTES = 128
 _UEVENT_AT = 16 + 56
 
@@ -126,9 +127,8 @@ def _uevent(message: Message, inbound: bool) -> Described:
 
 
 def _route(message: Message, inbound: bool) -> Described:
-    from rdmactl.netlink import route
-
-    name = route.NAMES.get(message.type, f"type={message.type}")
+    kind = _RTM_KINDS.get(message.type & ~3)
+    name = f"type={message.type:#x}" if kind is None else ("NEW", "DEL", "GET", "SET")[message.type & 3] + kind
     return Described(f"{name} seq={message.seq} {len(message.payload)} bytes")
 
 

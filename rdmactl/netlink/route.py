@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NETLINK_ROUTE: messages about links, addresses and routes, as events. Engine ring.
+"""NETLINK_ROUTE: messages about links, addresses and routes, as events. Shell ring.
 
 Not here: sockets, and what follows from an event. pyroute2 decodes; only what recovery asks for is taken from it. It is
 imported with the first message (a tenth of a second: a service calls `preload` before it says that it is ready).
@@ -17,7 +17,6 @@ from rdmactl.netlink.message import NLM_F_DUMP, NLM_F_REQUEST, Message, build
 __all__ = [
     "ANY",
     "DUMP",
-    "NAMES",
     "RTM_GETADDR",
     "RTM_GETLINK",
     "RTM_GETROUTE",
@@ -48,18 +47,6 @@ RTNLGRP_IPV4_IFADDR = 5
 RTNLGRP_IPV4_ROUTE = 7
 RTNLGRP_IPV6_IFADDR = 9
 RTNLGRP_IPV6_ROUTE = 11
-
-NAMES = {
-    RTM_NEWLINK: "NEWLINK",
-    RTM_DELLINK: "DELLINK",
-    RTM_GETLINK: "GETLINK",
-    RTM_NEWADDR: "NEWADDR",
-    RTM_DELADDR: "DELADDR",
-    RTM_GETADDR: "GETADDR",
-    RTM_NEWROUTE: "NEWROUTE",
-    RTM_DELROUTE: "DELROUTE",
-    RTM_GETROUTE: "GETROUTE",
-}
 
 DUMP = NLM_F_DUMP | NLM_F_REQUEST
 """Flags of a GET for everything there is; its family header is `ANY`."""

@@ -153,12 +153,16 @@ class Tracer:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StoreError(f"cannot record to {path}: {os.strerror(error.errno or 0)}") from error
+        self.record_into(os.fdopen(descriptor, "w", encoding="utf-8", buffering=1), limit_bytes)
+
+    def record_into(self, file: TextIO, limit_bytes: int = RECORDING_BYTES) -> None:
+        """The same with an open file, which belongs to the recording from now on."""
         with self._lock:
             self._annotator = _Annotator(self._epoch_s)
             self._file_bytes = 0
             self._file_limit_bytes = limit_bytes
             self.recording_error = None
-            self._file = open(descriptor, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by stop_recording)
+            self._file = file
 
     def stop_recording(self) -> None:
         """Close the recording. Harmless if there is none."""
