@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 
 import pytest
 
@@ -71,7 +72,7 @@ def test_the_number_of_threads_is_bounded_and_the_time_in_the_queue_counts() -> 
 
     async def main() -> None:
         pool = WorkerPool("test", limit=2)
-        tasks = [asyncio.create_task(pool.run(lambda n=n: block(n), deadline_s=DEADLINE_S)) for n in range(4)]
+        tasks = [asyncio.create_task(pool.run(partial(block, n), deadline_s=DEADLINE_S)) for n in range(4)]
         await until(lambda: len(started) == 2)
         with pytest.raises(DeadlineExceeded):
             await pool.run(lambda: block(99), deadline_s=0.01)
