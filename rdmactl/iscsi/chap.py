@@ -247,13 +247,14 @@ def parse_binary(text: str) -> bytes:
     ValueError with the reason.
     """
     prefix, digits = text[:2].lower(), text[2:]
+    if prefix == "0b":
+        digits = digits.rstrip("=")
     if not digits:
         raise ValueError("it has no digits")
     try:
         if prefix == "0x" and digits.isalnum():
             return bytes.fromhex(digits.rjust(len(digits) + len(digits) % 2, "0"))
         if prefix == "0b":
-            digits = digits.rstrip("=")
             return base64.b64decode(digits + "=" * (-len(digits) % 4), validate=True)
     except (ValueError, binascii.Error):
         raise ValueError("it has a bad digit") from None
