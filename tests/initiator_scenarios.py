@@ -12,6 +12,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
+import pytest
+
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.api import LoginRequest, SessionSettings
 from rdmactl.initiator.service import InitiatorService
@@ -28,6 +30,7 @@ class World(Protocol):
     root: str
     target: str
     settle_s: float  # how long the slowest expected change may take
+    patience_s: float  # of a login nobody answers
 
     async def call(self, function: Callable[[InitiatorService], Awaitable[Any]]) -> Any: ...
     async def restart(self) -> None: ...
@@ -116,19 +119,20 @@ async def the_same_at_once(world: World, transport: str) -> None:
 
 
 async def nobody_listens(world: World, transport: str) -> None:
-    settings = replace(FAST, login_timeout_s=1.0, initial_login_retry_max=1)
+    settings = replace(FAST, login_timeout_s=world.patience_s, initial_login_retry_max=1)
     begin = time.monotonic()
     error = await failure(world, replace(request(world, transport, settings), portal=world.refused(transport)))
     assert error.err is IscsiErr.TRANS_TIMEOUT
     assert str(world.refused(transport)) in error.message
-    assert time.monotonic() - begin < 1.0 + world.settle_s
+    assert time.monotonic() - begin < world.patience_s + world.settle_s
     assert world.leftovers() == []
 
 
 async def no_such_target(world: World, transport: str) -> None:
-    error = await failure(world, replace(request(world, transport), target="iqn.2026-11.test:nobody"))
-    # Over RDMA the answer is often overtaken by the disconnection: then the attempts end with 8
-    assert error.err is IscsiErr.FATAL_LOGIN or (transport == "iser" and error.err is IscsiErr.TRANS_TIMEOUT)
+    settings = replace(FAST, login_timeout_s=2.0, initial_login_retry_max=1)
+    error = await failure(world, replace(request(world, transport, settings), target="iqn.2026-11.test:nobody"))
+    # LIO says "service unavailable", which may pass, and over RDMA disconnects before its answer is out
+    assert error.err in (IscsiErr.FATAL_LOGIN, IscsiErr.TRANS_TIMEOUT)
     assert "iqn.2026-11.test:nobody" in error.message
     assert world.leftovers() == []
 
@@ -182,12 +186,9 @@ async def service_restarts(world: World, transport: str) -> None:
 
 
 async def unknown_session(world: World, transport: str) -> None:
-    try:
+    with pytest.raises(IscsiFailure) as caught:
         await logout(world, 4711)
-    except IscsiFailure as error:
-        assert error.err is IscsiErr.SESS_NOT_FOUND
-    else:
-        raise AssertionError("a session that does not exist was logged out")
+    assert caught.value.err is IscsiErr.SESS_NOT_FOUND
 
 
 SCENARIOS = [

@@ -36,6 +36,7 @@ from rdmactl.initiator.tasks import Tasks
 from rdmactl.iscsi.chap import ChallengeBook
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.login import LoginConfig, LoginDone, LoginEngine, LoginFailed, Notice, Redirected
+from rdmactl.iscsi.login_states import LoginState
 from rdmactl.iscsi.pdu import Pdu, next_serial
 from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal
 from rdmactl.iscsi.redirect import RedirectChain
@@ -56,6 +57,7 @@ log = logging.getLogger(__name__)
 # DESTROY_SESSION waits for SCSI commands in flight: their own time-outs end them.
 _DESTROY_S = 60.0
 _HOST_GONE_S = 5.0
+_LAST_WORDS_S = 0.1
 
 
 @dataclass(slots=True)
@@ -253,6 +255,7 @@ class Logins:
         request = engine.start(self._lane.now())
         await self._send(session, request)
         while True:
+            state = engine.state
             await self._feed(engine, session.inbox)
             for item in engine.take_output():
                 match item:
@@ -263,8 +266,7 @@ class Logins:
                     case Redirected():
                         raise _Redirect(item.portal)
                     case LoginFailed():
-                        kind = TryAgain if item.retry else IscsiFailure
-                        raise kind(item.err, item.message, hint=item.hint)
+                        raise _login_failure(item, state)
                     case Notice():
                         log.info("%s", item.message)
 
@@ -281,9 +283,18 @@ class Logins:
             case ReceivedPdu():
                 engine.receive(item.header, item.data, self._lane.now())
             case ConnError():
+                await self._feed_last_words(engine, inbox)
                 engine.lost(kernel_error_text(item.error))
             case SessionDestroyed():
                 engine.lost("the session was destroyed")
+
+    async def _feed_last_words(self, engine: LoginEngine, inbox: Inbox) -> None:
+        """A target that refuses closes at once, and the kernel may tell the end before the answer that came with it."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS_S):
+                item = await inbox.next()
+                if isinstance(item, ReceivedPdu):
+                    engine.receive(item.header, item.data, self._lane.now())
 
     async def _send(self, session: Session, pdu: Pdu) -> None:
         await self._kernel.send_pdu(session.kernel, pdu.header, pdu.data)
@@ -309,6 +320,15 @@ class Logins:
         for note in notes:
             log.warning("%s: %s", request, note)
         return config
+
+
+def _login_failure(failed: LoginFailed, state: LoginState) -> IscsiFailure:
+    """A connection that ends upon our CHAP response is a refusal, if it happens again: LIO disconnects an iSER
+    connection before its answer is out. Hence an authentication failure that is worth another attempt."""
+    if failed.retry and failed.status is None and state is LoginState.CHAP_RESPONSE:
+        return TryAgain(IscsiErr.LOGIN_AUTH_FAILED, failed.message, hint=failed.hint)
+    kind = TryAgain if failed.retry else IscsiFailure
+    return kind(failed.err, failed.message, hint=failed.hint)
 
 
 def _as_failure(error: BaseException, request: LoginRequest) -> BaseException:

@@ -46,6 +46,7 @@ _DISKS_S = 10.0
 _FIRST_PAUSE_S = 0.25
 _LONGEST_PAUSE_S = 2.0
 _DEFAULT_TOTAL_S = 120.0  # of a first login when the record sets no limit
+_UNWELCOME_LIMIT = 3  # connections ended upon our CHAP response: no longer a coincidence
 _CLEAN_UP_S = 5.0
 _LOST = 1011  # ISCSI_ERR_CONN_FAILED
 
@@ -178,7 +179,7 @@ class InitiatorService:
         """Attempts until one succeeds, one fails for good, or the record's patience is over."""
         settings = request.settings
         total_s = (settings.login_timeout_s * max(1, settings.initial_login_retry_max)) or _DEFAULT_TOTAL_S
-        begin, attempts = self._lane.now(), 0
+        begin, attempts, unwelcome = self._lane.now(), 0, 0
         spacing = pauses(_FIRST_PAUSE_S, _LONGEST_PAUSE_S, random.uniform)
         while True:
             attempts += 1
@@ -187,10 +188,12 @@ class InitiatorService:
                 return await self._logins.first(request, handle, min(settings.login_timeout_s or left_s, left_s))
             except TryAgain as failure:
                 pause_s = next(spacing)
-                if self._lane.now() + pause_s - begin >= total_s:
+                unwelcome += failure.err is IscsiErr.LOGIN_AUTH_FAILED
+                if self._lane.now() + pause_s - begin >= total_s or unwelcome >= _UNWELCOME_LIMIT:
                     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
                     text = f"{failure.message} ({tries} in {self._lane.now() - begin:.1f} s)"
-                    raise IscsiFailure(IscsiErr.TRANS_TIMEOUT, text, hint=failure.hint) from failure
+                    err = IscsiErr.LOGIN_AUTH_FAILED if unwelcome == attempts else IscsiErr.TRANS_TIMEOUT
+                    raise IscsiFailure(err, text, hint=failure.hint) from failure
                 if attempts == 1:
                     log.info("%s: %s; trying for up to %.0f s", request, failure, total_s)
             await asyncio.sleep(pause_s)

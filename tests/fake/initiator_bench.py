@@ -25,6 +25,7 @@ class FakeWorld:
     """One target, reachable over both transports. TCP connections are real ones, on loopback, but carry nothing."""
 
     settle_s = 10.0
+    patience_s = 0.1
     target = "iqn.2005-03.org.example:t1"
 
     def __init__(self, directory: Path, script: TargetScript | None = None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The initiator service against the fake kernel: the common scenarios, and faults that no real kernel makes to order."""
+"""The initiator service on the fake kernel: the common scenarios, and faults that no real kernel makes to order."""
 
 from __future__ import annotations
 
