@@ -17,7 +17,7 @@ from rdmactl.errors import RdmactlError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERNAL", "error_text", "exit_status", "guard", "iscsiadm_status"]
+__all__ = ["EXIT_BROKEN_PIPE", "EXIT_INTERNAL", "err_text", "error_text", "exit_status", "guard", "iscsiadm_status"]
 
 EXIT_INTERNAL = 1
 
@@ -60,6 +60,13 @@ def iscsiadm_status(error: RdmactlError) -> int:
     """The status as iscsiadm numbers it: the error's own `err` when it carries one, else by its code."""
     err = getattr(error, "err", None)
     return int(err) if err else _ISCSIADM_BY_CODE.get(error.code, EXIT_INTERNAL)
+
+
+def err_text(err: int) -> str:
+    """What open-iscsi's programs print for one of its numbers."""
+    from rdmactl.iscsi.errors import IscsiErr
+
+    return next((member.text for member in IscsiErr if member == err), IscsiErr.ERR.text)
 
 
 def guard(

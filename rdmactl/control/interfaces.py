@@ -189,16 +189,19 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
 
     @varlinkmethod(return_parameter="outcome", delay_generator=False)
     async def Login(  # noqa: N802
-        self, *, records: list[dict[str, str]], deadline_s: float
+        self, *, records: list[dict[str, str]], deadline_s: float, wait: bool | None = None
     ) -> AsyncIterator[Outcome]:
-        """Log in by node records; one outcome for each, as they come. A caller that goes away stops nothing."""
+        """Log in by node records; one outcome for each, as they come. A caller that goes away stops nothing.
+
+        With `wait` false there is one outcome, at once: the logins go on by themselves.
+        """
         requests = [login_request(record, self._initiator_name) for record in records]
         limit_s = _limited(deadline_s)
 
         def log_in(request: Any) -> Callable[[], Awaitable[int]]:
             return lambda: self._caller.call("initiator", lambda service: service.login(request), deadline_s=limit_s)
 
-        async for outcome in self._each([log_in(request) for request in requests]):
+        async for outcome in self._each([log_in(request) for request in requests], wait=wait is not False):
             yield outcome
 
     @varlinkmethod(return_parameter="outcome", delay_generator=False)
@@ -216,7 +219,7 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
         async for outcome in self._each([log_out(sid) for sid in sids]):
             yield outcome
 
-    async def _each(self, jobs: list[Callable[[], Awaitable[int]]]) -> AsyncIterator[Outcome]:
+    async def _each(self, jobs: list[Callable[[], Awaitable[int]]], *, wait: bool = True) -> AsyncIterator[Outcome]:
         """Run all jobs, some at once, and give each outcome when it is there; the last one ends the stream."""
         if not 1 <= len(jobs) <= OBJECTS_MAX:
             raise LocalError(f"a call must name 1 to {OBJECTS_MAX} objects, not {len(jobs)}")
@@ -234,6 +237,8 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
             task = asyncio.create_task(run(index, job))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
+        if not wait:
+            raise LastResult({"index": 0, "sid": None, "failure": None})
         for _ in jobs[1:]:
             yield await done.get()
         raise LastResult(await done.get())

@@ -88,6 +88,9 @@ def login_request(record: Mapping[str, str], initiator_name: str) -> LoginReques
 def discovery_request(record: Mapping[str, str], initiator_name: str) -> DiscoveryRequest:
     """A sendtargets record, with the iface.* keys of the interface to use, as a discovery."""
     r = _Reader(record, discovery_table("sendtargets"))
+    transport = r.text("iface.transport_name") or "tcp"
+    if transport != "tcp":
+        raise LocalError(f"discovery over {transport} is not supported yet", hint="use an interface with transport tcp")
     prefix = "discovery.sendtargets"
     login_timeout_s = float(r.number(f"{prefix}.timeo.login_timeout"))
     reopen_max = max(r.number(f"{prefix}.reopen_max"), 0)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`iseradm`: iscsiadm's grammar, output and exit codes on top of rdmactl's records and daemon. Face ring.
+
+Called by the name `iscsiadm` it is a drop-in: the same words on the same stream. Only what a run needs is imported,
+because scripts call this program in loops.
+Not here: anything but choosing the mode and ending the run.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from rdmactl.cli.errors import guard, iscsiadm_status
+from rdmactl.cli.iseradm_context import Context, Exit
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rdmactl.cli.iseradm_grammar import Arguments
+
+__all__ = ["main", "run"]
+
+_INTERRUPTED = 1
+"""iscsiadm's status after SIGINT."""
+
+_DEBUG_TRACEBACK = 4
+"""From this -d on, an internal error shows where it happened."""
+
+
+def main() -> int:
+    """Entry point; the exit status."""
+    return run(Context(os.path.basename(sys.argv[0])), sys.argv[1:])
+
+
+def run(context: Context, words: Sequence[str]) -> int:
+    """One run of the program; returns its exit status."""
+    try:
+        return guard(
+            context.program,
+            lambda: _run(context, list(words)),
+            status=iscsiadm_status,
+            interrupted=_INTERRUPTED,
+            debug=lambda: context.debug >= _DEBUG_TRACEBACK,
+        )
+    finally:
+        context.close()
+
+
+def _run(context: Context, words: list[str]) -> int:
+    from rdmactl.cli.iseradm_grammar import parse
+
+    try:
+        return _dispatch(context, parse(context, words))
+    except Exit as end:
+        return context.report(end)
+
+
+def _dispatch(context: Context, arguments: Arguments) -> int:
+    if arguments.kill is not None:
+        return _stop_daemon(context, arguments.kill)
+    match arguments.mode:
+        case "node":
+            from rdmactl.cli.iseradm_node import node_mode as mode
+        case "session":
+            from rdmactl.cli.iseradm_session import session_mode as mode
+        case "discovery":
+            from rdmactl.cli.iseradm_discovery import discovery_mode as mode
+        case "discoverydb":
+            from rdmactl.cli.iseradm_discovery import discoverydb_mode as mode
+        case "iface":
+            from rdmactl.cli.iseradm_iface import iface_mode as mode
+        case "host":
+            from rdmactl.cli.iseradm_session import host_mode as mode
+        case _:
+            return _firmware(context)
+    return mode(context, arguments)
+
+
+def _firmware(context: Context) -> int:
+    """Firmware that has targets for us is visible in sysfs, or there is none."""
+    tables = os.path.join(context.sysfs, "firmware")
+    names = os.listdir(tables) if os.path.isdir(tables) else []
+    if any(name == "ibft" or name.startswith("iscsi_boot") for name in names):
+        raise Exit(7, "Firmware mode is not supported yet.")
+    raise Exit(21, "Could not get list of targets from firmware. (err 21)")
+
+
+def _stop_daemon(context: Context, priority: int) -> int:
+    """-k: a daemon is stopped by the system's service manager, which also knows what depends on it."""
+    from rdmactl.errors import Unavailable
+
+    if priority > 0:
+        raise Exit(0, f"Invalid iscsid priority {priority}. Priority must be 0.")
+    try:
+        context.client(5.0).close()
+    except Unavailable as error:
+        if context.exact:
+            raise Exit(
+                0,
+                "can not connect to iSCSI daemon (111)!",
+                "initiator reported error (20 - could not connect to iscsid)",
+                "Could not stop iscsid. Trying sending iscsid SIGTERM or SIGKILL signals manually",
+            ) from None
+        raise Exit(0, error.message) from None
+    raise Exit(7, "The daemon is stopped by its service: systemctl stop iserd")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

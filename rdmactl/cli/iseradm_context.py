@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every mode of iseradm needs: the name it was called by, messages, records, sessions, the daemon. Face ring.
+
+Nothing is opened before it is asked for. Called as `iscsiadm`, the program speaks exactly as open-iscsi's does, because
+scripts read it; called as `iseradm`, a failure of the daemon's work is one sentence that says what happened.
+Not here: what a mode does.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from rdmactl.control.client import Client
+    from rdmactl.initiator.sysfs import SessionView
+    from rdmactl.records.conf import Setting
+    from rdmactl.records.model import Record
+    from rdmactl.records.store import NodeId, Store
+
+__all__ = ["RECORD_VERSION", "Context", "Exit"]
+
+RECORD_VERSION = "2.1.8"
+"""The release of open-iscsi whose texts, record format and behaviour this is; programs compare it."""
+
+_READS_OF_CONFIG = 4
+"""open-iscsi 2.1.8 reads iscsid.conf once for each kind of record, and complains as often."""
+
+
+class Exit(Exception):
+    """The end of the run: a status, messages for standard error with the program's name in front, one line without."""
+
+    def __init__(self, status: int, *messages: str, plain: str | None = None) -> None:
+        super().__init__(status)
+        self.status = status
+        self.messages = messages
+        self.plain = plain
+
+
+class Context:
+    """One run. `sysfs` is the root of sysfs; `client` makes connections to the daemon (tests put their own)."""
+
+    def __init__(self, program: str, *, sysfs: str = "/sys") -> None:
+        self.program = "iscsiadm" if program == "iscsiadm" else "iseradm"
+        self.exact = self.program == "iscsiadm"
+        self.sysfs = sysfs
+        self.debug = 0
+        self._store: Store | None = None
+        self._settings: list[Setting] | None = None
+
+    @property
+    def version(self) -> str:
+        if self.exact:
+            return RECORD_VERSION
+        from rdmactl import __version__
+
+        return __version__
+
+    @property
+    def try_line(self) -> str:
+        return f"Try `{self.program} --help' for more information."
+
+    def error(self, text: str) -> None:
+        """A message on standard error. Standard output is flushed first, so that both read in order on a terminal."""
+        sys.stdout.flush()
+        print(f"{self.program}: {text}", file=sys.stderr)
+
+    def report(self, end: Exit) -> int:
+        """Print what an Exit has to say; its status."""
+        for message in end.messages:
+            self.error(message)
+        if end.plain is not None:
+            sys.stdout.flush()
+            print(end.plain, file=sys.stderr)
+        return end.status
+
+    @property
+    def store(self) -> Store:
+        """The records."""
+        if self._store is None:
+            from rdmactl.records.store import Store
+
+            self._store = Store()
+        return self._store
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    @property
+    def settings(self) -> list[Setting]:
+        """iscsid.conf, read when new records need it; its warnings are printed then."""
+        if self._settings is None:
+            self._settings = self._read_settings()
+        return self._settings
+
+    def _read_settings(self) -> list[Setting]:
+        from rdmactl.records import conf
+        from rdmactl.records.model import discovery_table, node_table
+
+        settings, warnings = conf.read_config()
+        for _ in range(_READS_OF_CONFIG if self.exact else 1):
+            for warning in warnings:
+                self.error(warning)
+        for table in (discovery_table("sendtargets"), discovery_table("isns"), node_table("default")):
+            scratch: Record = {}
+            for warning in conf.apply(scratch, table, settings):
+                self.error(warning)
+        return settings
+
+    def sessions(self) -> list[SessionView]:
+        """The kernel's sessions, in the order of iscsiadm's lists."""
+        from rdmactl.initiator import sysfs
+
+        return sysfs.sessions(self.sysfs)
+
+    def sessions_of(self, node: NodeId, sessions: Iterable[SessionView]) -> list[SessionView]:
+        """Those of `sessions` that belong to a node record."""
+        return [session for session in sessions if _belongs(session, node)]
+
+    def client(self, deadline_s: float) -> Client:
+        """A connection to the daemon; Unavailable when it is not running."""
+        from rdmactl.control.client import Client
+
+        return Client("initiator", deadline_s=deadline_s)
+
+    def first_iface(self, ifaces: Sequence[str], complaint: str) -> str | None:
+        """The interface of a mode that takes one."""
+        if len(ifaces) > 1:
+            self.error(complaint)
+        return ifaces[0] if ifaces else None
+
+
+def _belongs(session: SessionView, node: NodeId) -> bool:
+    portal = session.persistent
+    return (
+        session.target == node.target
+        and portal is not None
+        and (portal.address, portal.port) == (node.address, node.port)
+        and (session.iface_name or "default") == node.iface
+    )

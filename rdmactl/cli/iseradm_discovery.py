@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`iseradm -m discovery` and `-m discoverydb`: discovery records, and discoveries through the daemon. Face ring.
+
+discovery mode starts afresh each time: its record is written over with the defaults. discoverydb mode keeps records and
+discovers with what they say. Both bring the node records into agreement with what was found.
+Not here: the discovery itself (the daemon's work), what it changes (`rdmactl.records.operations.record_found`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from rdmactl.cli.iseradm_context import Exit
+from rdmactl.cli.iseradm_portal import ISNS_PORT, PortalOption, read_portal
+from rdmactl.errors import RdmactlError
+from rdmactl.records import operations
+from rdmactl.records.model import discovery_table
+from rdmactl.records.operations import Changes, Found, RecordProblem
+from rdmactl.records.store import NodeId
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rdmactl.cli.iseradm_context import Context
+    from rdmactl.cli.iseradm_grammar import Arguments
+    from rdmactl.records.model import Record
+
+__all__ = ["discovery_mode", "discoverydb_mode"]
+
+_SENDTARGETS = "sendtargets"
+_ANSWER_S = 60.0
+_AUTH_FAILED = 24
+
+
+def discovery_mode(context: Context, arguments: Arguments) -> int:
+    """Returns the exit status."""
+    _refuse_types(arguments, isns_portal="<ipaddr>:[<ipport>]")
+    if arguments.type == _SENDTARGETS:
+        portal = _portal(arguments, "<ipaddr>[:<ipport>]")
+        return _discover(context, arguments, _fresh_record(context, arguments, portal))
+    given = _given_portal(arguments)
+    if given is not None:
+        return _by_record(context, arguments, given)
+    if arguments.operation in (None, "show"):
+        return _list(context, arguments)
+    raise Exit(7, "Invalid operation.")
+
+
+def discoverydb_mode(context: Context, arguments: Arguments) -> int:
+    """Returns the exit status."""
+    if arguments.type == "fw" and not arguments.discover:
+        raise Exit(7, "Invalid command. Possibly missing --discover argument.")
+    if arguments.type is None:
+        if _given_portal(arguments) is not None:
+            unneeded = "" if arguments.operations else "Portal not needed or "
+            raise Exit(7, f"Invalid command. {unneeded}Possibly missing discovery --type.")
+        if arguments.operation in (None, "show"):
+            return _list(context, arguments)
+        raise Exit(7, "Invalid operation. Operation not supported.")
+    if arguments.discover or arguments.type == "slp":
+        _refuse_types(arguments, isns_portal="<ipaddr>[:<ipport>]")
+    portal = _portal(arguments, "<ipaddr>[:<ipport>]")
+    if arguments.discover:
+        return _discover(context, arguments, _kept_record(context, arguments, portal))
+    return _operate(context, arguments, portal)
+
+
+def _refuse_types(arguments: Arguments, *, isns_portal: str) -> None:
+    """Types of discovery this program does not perform (yet)."""
+    if arguments.type == "slp":
+        raise Exit(7, "SLP discovery is not fully implemented yet.")
+    if arguments.type == "isns":
+        _portal(arguments, isns_portal)
+        raise Exit(7, "iSNS discovery is not supported yet.")
+    if arguments.type == "fw":
+        raise Exit(7, "Firmware discovery is not supported yet.")
+
+
+def _given_portal(arguments: Arguments) -> PortalOption | None:
+    if arguments.portal is None:
+        return None
+    return read_portal(arguments.portal, ISNS_PORT if arguments.type == "isns" else 3260)
+
+
+def _portal(arguments: Arguments, form: str) -> PortalOption:
+    portal = _given_portal(arguments)
+    if portal is None:
+        raise Exit(7, f"Please specify portal as {form}")
+    return portal
+
+
+# Discovery records
+
+
+def _list(context: Context, arguments: Arguments) -> int:
+    known = context.store.discoveries()
+    if arguments.level:
+        return _list_tree(context, known)
+    for type in (_SENDTARGETS, "isns"):
+        for kind, address, port in reversed(known):
+            if kind == type:
+                print(f"{address}:{port} via {type}")
+    return 0 if known else 21
+
+
+def _list_tree(context: Context, known: Sequence[tuple[str, str, int]]) -> int:
+    """Four sections; a section with nothing in it says so. 21 when that is true of all."""
+    from rdmactl.cli.iseradm_print import print_tree
+
+    store = context.store
+    anything = False
+    for heading, type, source in (
+        ("SENDTARGETS", _SENDTARGETS, ""),
+        ("iSNS", "isns", ""),
+        ("STATIC", "", "static"),
+        ("FIRMWARE", "", "fw"),
+    ):
+        print(f"{heading}:")
+        addresses = [(address, port) for kind, address, port in reversed(known) if kind == type]
+        nodes = store.nodes_of_source(source) if source else []
+        for address, port in addresses:
+            print(f"DiscoveryAddress: {address},{port}")
+            print_tree(store.nodes_of_source(operations.discovery_source(type, address, port).text))
+        print_tree(nodes)
+        if addresses or nodes:
+            anything = True
+        else:
+            print("No targets found.")
+    return 0 if anything else 21
+
+
+def _by_record(context: Context, arguments: Arguments, portal: PortalOption) -> int:
+    """discovery mode without a type: the stored sendtargets record of a portal."""
+    record = context.store.discovery(_SENDTARGETS, portal.address, portal.port)
+    if record is None:
+        raise Exit(7, f"Discovery record [{portal.address},{portal.port}] not found!")
+    if arguments.discover or arguments.login:
+        return _discover(context, arguments, record)
+    if arguments.operation in (None, "show"):
+        return _show(arguments, _SENDTARGETS, record)
+    if arguments.operation == "delete":
+        return _delete(context, _SENDTARGETS, portal)
+    if arguments.operations & {"new", "update"}:
+        raise Exit(7, "Operations new and update for discovery mode is not supported. Use discoverydb mode.")
+    raise Exit(7, "Invalid operation.")
+
+
+def _operate(context: Context, arguments: Arguments, portal: PortalOption) -> int:
+    """discoverydb mode without -D: act on the record."""
+    type = arguments.type or _SENDTARGETS
+    if "new" in arguments.operations:
+        settings, store = context.settings, context.store
+        with store.transaction():
+            operations.new_discovery(store, type, portal.address, portal.port, settings)
+        print(f"New discovery record for [{portal.address},{portal.port}] added.")
+        return 0
+    if arguments.operation == "update" and not arguments.pairs:
+        raise Exit(7, "Update requires name and value.")
+    if arguments.operation not in (None, "show", "update", "delete"):
+        raise Exit(7, "Invalid operation. Operation not supported.")
+    record = context.store.discovery(type, portal.address, portal.port)
+    if record is None:
+        raise Exit(6, f"Discovery record [{portal.address},{portal.port}] not found.")
+    if arguments.operation == "update":
+        return _update(context, arguments, type, portal)
+    if arguments.operation == "delete":
+        return _delete(context, type, portal)
+    return _show(arguments, type, record)
+
+
+def _show(arguments: Arguments, type: str, record: Record) -> int:
+    from rdmactl.cli.iseradm_print import print_record
+
+    print_record(discovery_table(type), record, reveal=arguments.show)
+    return 0
+
+
+def _update(context: Context, arguments: Arguments, type: str, portal: PortalOption) -> int:
+    from rdmactl.cli.iseradm_node import problem_messages
+
+    store = context.store
+    try:
+        with store.transaction():
+            remarks = operations.update_discovery(store, type, portal.address, portal.port, arguments.pairs)
+    except RecordProblem as problem:
+        raise Exit(7, *problem_messages(problem)) from None
+    for remark in remarks:
+        context.error(remark)
+    return 0
+
+
+def _delete(context: Context, type: str, portal: PortalOption) -> int:
+    store = context.store
+    with store.transaction():
+        operations.delete_discovery(store, type, portal.address, portal.port)
+    return 0
+
+
+# Discoveries
+
+
+def _fresh_record(context: Context, arguments: Arguments, portal: PortalOption) -> Record:
+    """The record discovery mode works with: defaults, stored unless nothing is to be."""
+    settings, store = context.settings, context.store
+    if "nonpersistent" in arguments.operations:
+        return operations.discovery_record(_SENDTARGETS, portal.address, portal.port, settings)
+    with store.transaction():
+        return operations.new_discovery(store, _SENDTARGETS, portal.address, portal.port, settings)
+
+
+def _kept_record(context: Context, arguments: Arguments, portal: PortalOption) -> Record:
+    """The record discoverydb mode works with: the stored one, made if it is missing."""
+    record = context.store.discovery(_SENDTARGETS, portal.address, portal.port)
+    return _fresh_record(context, arguments, portal) if record is None else record
+
+
+class _Finding(NamedTuple):
+    """What one interface has found."""
+
+    iface: Record
+    portals: list[Found]
+
+
+def _discover(context: Context, arguments: Arguments, record: Record) -> int:
+    """Ask the daemon through each interface, bring the records into agreement, print, and log in if wanted."""
+    ifaces = _ifaces(context, arguments.ifaces)
+    try:
+        findings = [_Finding(iface, _ask(context, record, iface)) for iface in ifaces]
+    except RdmactlError as error:
+        raise _failed(context, error, record) from None
+    if not any(finding.portals for finding in findings):
+        raise Exit(21, "No portals found")
+    source = operations.discovery_source(
+        _SENDTARGETS,
+        str(record["discovery.sendtargets.address"]),
+        int(str(record["discovery.sendtargets.port"])),
+    )
+    _record(context, arguments.operations, findings, source)
+    _print(findings, arguments.level or 0)
+    return _log_in(context, findings, source) if arguments.login else 0
+
+
+def _ifaces(context: Context, names: Sequence[str]) -> list[Record]:
+    chosen = []
+    for name in names or operations.discovery_ifaces(context.store):
+        record = operations.iface_record(context.store, name)
+        if record is None:
+            context.error(
+                f"Could not read iface info for {name}. Make sure an iface config with the file name"
+                f" and iface.iscsi_ifacename {name} is in /etc/iscsi/ifaces."
+            )
+        else:
+            chosen.append(record)
+    if not chosen:
+        raise Exit(21)
+    return chosen
+
+
+def _ask(context: Context, record: Record, iface: Record) -> list[Found]:
+    from rdmactl.cli.iseradm_login import ask_daemon, wire_record
+
+    prefix = "discovery.sendtargets"
+    tries = max(int(str(record[f"{prefix}.reopen_max"])), 0) + 1
+    each_s = max(int(str(record[f"{prefix}.timeo.login_timeout"])), 1)
+    deadline_s = min(tries * (each_s + 1.0) + _ANSWER_S, 3600.0)
+    answer = ask_daemon(context, "Discover", {"record": wire_record({**iface, **record})}, deadline_s)
+    return [
+        Found(target["name"], portal["address"], portal["port"], portal["tpgt"])
+        for target in answer["targets"]
+        for portal in target["portals"]
+    ]
+
+
+def _failed(context: Context, error: RdmactlError, record: Record) -> Exit:
+    """The failure of a discovery: one sentence, or iscsiadm's lines."""
+    from rdmactl.cli.errors import err_text, error_text, iscsiadm_status
+
+    status = iscsiadm_status(error)
+    result = f"Could not perform SendTargets discovery: {err_text(status)}"
+    if not context.exact:
+        return Exit(status, f"Could not perform SendTargets discovery: {error_text(error)}")
+    if error.code == "daemon-not-running":
+        from rdmactl.cli.iseradm_login import DAEMON_DOWN
+
+        return Exit(status, *DAEMON_DOWN, *DAEMON_DOWN, "Cannot perform discovery. Initiatorname required.", result)
+    if status == _AUTH_FAILED:
+        address = record["discovery.sendtargets.address"]
+        return Exit(
+            status,
+            "Login failed to authenticate with target ",
+            f"discovery login to {address} rejected: initiator failed authorization",
+            result,
+        )
+    return Exit(status, error_text(error), result)
+
+
+def _record(context: Context, wanted: frozenset[str], findings: Sequence[_Finding], source: operations.Source) -> None:
+    if "nonpersistent" in wanted or wanted == {"show"}:
+        return
+    changing = wanted & {"new", "update", "delete"} or {"new", "update", "delete"}
+    changes = Changes("new" in changing, "update" in changing, "delete" in changing)
+    sessions = context.sessions()
+    settings, store = context.settings, context.store
+    everything = list(dict.fromkeys(portal for finding in findings for portal in finding.portals))
+    with store.transaction():
+        for finding in findings:
+            operations.add_found(store, finding.portals, finding.iface, source, changes, settings)
+        kept = []
+        if changes.delete:
+            kept = operations.delete_stale(
+                store, everything, source, lambda node: bool(context.sessions_of(node, sessions))
+            )
+    from rdmactl.cli.iseradm_node import in_use_text
+
+    for node in kept:
+        context.error(in_use_text(node))
+
+
+def _print(findings: Sequence[_Finding], level: int) -> None:
+    """Flat, or a tree for each interface; deeper levels print nothing."""
+    from rdmactl.cli.iseradm_print import print_flat, print_tree
+
+    for finding in findings:
+        nodes = [_node(portal, finding.iface) for portal in finding.portals]
+        if level == 0:
+            print_flat(nodes)
+        elif level == 1:
+            print_tree(nodes)
+
+
+def _log_in(context: Context, findings: Sequence[_Finding], source: operations.Source) -> int:
+    """Log in to everything found, by its record, or by a fresh one where none was kept."""
+    from rdmactl.cli.iseradm_login import log_in, login_of
+
+    sessions = context.sessions()
+    logins = []
+    for finding in findings:
+        for portal in finding.portals:
+            node = _node(portal, finding.iface)
+            record = context.store.node(node)
+            if record is None:
+                record = operations.node_record(node, finding.iface, context.settings, source)
+            logins.append(login_of(context, node, record, sessions))
+    return log_in(context, logins, last_line=False)
+
+
+def _node(portal: Found, iface: Record) -> NodeId:
+    return NodeId(*portal, str(iface["iface.iscsi_ifacename"]))
