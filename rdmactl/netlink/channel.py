@@ -56,8 +56,9 @@ __all__ = ["NetlinkChannel"]
 # (a timer, a call, another channel) has to wait at most.
 QUOTA = 64
 
-# Datagrams moved out of the kernel's queue while sending. Twice what the default receive buffer can hold.
-PENDING_LIMIT = 512
+# Datagrams moved out of the kernel's queue while sending. A handler may send as many messages as may be outstanding, and
+# the kernel answers each with few datagrams; beyond it the kernel's own limit counts, and reports.
+PENDING_LIMIT = 4096
 
 # Sends without an answer yet. The kernel answers inside send(2), so that only a burst within one turn gathers here.
 OUTSTANDING_LIMIT = 1024
