@@ -257,17 +257,34 @@ def _limited(deadline_s: float) -> float:
 
 
 class Mapping(TypedDict):
-    """Addresses are text: "192.0.2.1:4711", "[2001:db8::1]:4711"."""
+    """Addresses are text: "192.0.2.1:4711", "[2001:db8::1]:4711". The other fields are MappingInfo's."""
 
     local: str
     mapped: str
     kind: str
     references: int
+    port_mapped: bool
+    claimed: bool
+    age_s: float
+
+
+class AnswerTime(TypedDict):
+    """How many answers took at most `within_s` and more than the bound before; the last one has no bound."""
+
+    within_s: float | None
+    answers: int
 
 
 class PortMapperStatus(TypedDict):
+    state: str
+    registered: bool
+    abi_version: int
     mappings: int
+    claims: int
+    queries_open: int
+    offers_open: int
     counters: dict[str, int]
+    answer_times: list[AnswerTime]
 
 
 class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
@@ -280,8 +297,39 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
 
     @varlinkmethod(return_parameter="mappings")
     async def List(self) -> list[Mapping]:  # noqa: N802
-        """Every mapping of this host."""
+        """Every mapping of this host, oldest first."""
         found = await self._caller.call("iwpm", lambda service: service.list_mappings(), deadline_s=READ_DEADLINE_S)
         return [
-            {"local": str(m.local), "mapped": str(m.mapped), "kind": m.kind, "references": m.references} for m in found
+            {
+                "local": str(mapping.local),
+                "mapped": str(mapping.mapped),
+                "kind": mapping.kind,
+                "references": mapping.references,
+                "port_mapped": mapping.port_mapped,
+                "claimed": mapping.claimed,
+                "age_s": mapping.age_s,
+            }
+            for mapping in found
         ]
+
+    @varlinkmethod
+    async def Status(self) -> PortMapperStatus:  # noqa: N802
+        """How the port mapper is doing."""
+        status = await self._caller.call("iwpm", lambda service: service.status(), deadline_s=READ_DEADLINE_S)
+        return {
+            "state": status.state,
+            "registered": status.registered,
+            "abi_version": status.abi_version,
+            "mappings": status.mappings,
+            "claims": status.claims,
+            "queries_open": status.queries_open,
+            "offers_open": status.offers_open,
+            "counters": status.counters,
+            "answer_times": [{"within_s": bound, "answers": answers} for bound, answers in status.answer_times],
+        }
+
+    @varlinkmethod(return_parameter="lines")
+    async def Dump(self) -> list[str]:  # noqa: N802
+        """The lines rdma-core's iwpmd logs on SIGUSR1."""
+        lines: list[str] = await self._caller.call("iwpm", lambda service: service.dump(), deadline_s=READ_DEADLINE_S)
+        return lines

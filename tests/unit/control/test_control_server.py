@@ -24,7 +24,10 @@ from rdmactl.errors import DeadlineExceeded, LocalError
 from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest, LoginRequest
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
+from rdmactl.iwpm.service import PortMapperStatus
+from rdmactl.iwpm.view import MappingInfo
 from rdmactl.netlink.counters import Counters
+from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
 from rdmactl.netlink.supervisor import LaneState, LaneStatus
 
 pytestmark = pytest.mark.fake
@@ -67,17 +70,30 @@ class FakeInitiator:
         self.logouts.append(sid)
 
 
+class FakePortMapper:
+    async def list_mappings(self) -> list[MappingInfo]:
+        local = SockAddr(AF_INET, 4711, bytes([192, 0, 2, 1]))
+        mapped = SockAddr(AF_INET6, 50000, bytes(15) + b"\1")
+        return [MappingInfo(local, mapped, "listener", 2, True, True, 1.5)]
+
+    async def status(self) -> PortMapperStatus:
+        return PortMapperStatus("serving", True, 4, 1, 1, 0, 0, {"requests": 3}, [(0.001, 2), (None, 1)])
+
+    async def dump(self) -> list[str]:
+        return ["print_iwpm_mapped_ports:"]
+
+
 class FakeDispatcher:
     """Calls the services on the same loop, with the deadline the dispatcher would keep."""
 
     def __init__(self) -> None:
         self.initiator = FakeInitiator()
+        self.services = {"initiator": self.initiator, "iwpm": FakePortMapper()}
 
     async def call(self, name: str, function: Callable[[Any], Awaitable[Any]], *, deadline_s: float) -> Any:
-        assert name == "initiator"
         try:
             async with asyncio.timeout(deadline_s):
-                return await function(self.initiator)
+                return await function(self.services[name])
         except TimeoutError:
             raise DeadlineExceeded(f"the initiator did not answer within {deadline_s:g} s") from None
 
@@ -245,6 +261,41 @@ def test_logout(tmp_path: Path) -> None:
         assert dispatcher.initiator.logouts == [3, 4]
 
     serve(tmp_path, scenario)
+
+
+def test_without_waiting_there_is_one_outcome_at_once(tmp_path: Path) -> None:
+    async def scenario(dispatcher: FakeDispatcher) -> None:
+        parameters = {"records": [RECORD | {"node.name": "iqn.x:slow"}, RECORD], "deadline_s": 5, "wait": False}
+        assert await ask_more(tmp_path, "io.rdmactl.Initiator.Login", parameters) == [
+            {"index": 0, "sid": None, "failure": None}
+        ]
+        async with asyncio.timeout(5):
+            await dispatcher.initiator.arrived.acquire()
+            await dispatcher.initiator.arrived.acquire()
+
+    serve(tmp_path, scenario)
+
+
+def test_the_port_mapper_is_for_everybody(tmp_path: Path) -> None:
+    async def run() -> None:
+        with roles(tmp_path, "iwpm") as locks:
+            control = ControlServer(FakeDispatcher(), locks, admins=())
+            await control.start()
+            try:
+                await asyncio.to_thread(ask_all)
+            finally:
+                await control.stop()
+
+    def ask_all() -> None:
+        with Client("iwpm", deadline_s=10, directory=str(tmp_path)) as client:
+            [mapping] = client.call("io.rdmactl.PortMapper.List")["mappings"]
+            assert (mapping["local"], mapping["mapped"]) == ("192.0.2.1:4711", "[::1]:50000")
+            assert (mapping["kind"], mapping["references"], mapping["age_s"]) == ("listener", 2, 1.5)
+            status = client.call("io.rdmactl.PortMapper.Status")
+            assert status["answer_times"][1] == {"within_s": None, "answers": 1}
+            assert client.call("io.rdmactl.PortMapper.Dump")["lines"] == ["print_iwpm_mapped_ports:"]
+
+    asyncio.run(run())
 
 
 def test_only_root_changes_anything(tmp_path: Path) -> None:
