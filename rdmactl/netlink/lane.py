@@ -235,8 +235,9 @@ class ServiceLane:
     def _serve(self) -> Exception | None:
         asyncio.set_event_loop(self._loop)
         self._task = self._loop.create_task(self._live(), name=self.name)
+        self._task.add_done_callback(lambda task: self._loop.stop())
         try:
-            self._loop.run_until_complete(asyncio.wait([self._task]))
+            self._loop.run_forever()
         except _Abandoned:
             raise
         except (SystemExit, KeyboardInterrupt) as error:

@@ -131,12 +131,14 @@ class Supervisor:
 
     async def run(self, started: Callable[[], None]) -> None:
         """Until `stop`: start, watch, wait, start again. `started` is called once the first lane's thread runs."""
-        while not self._stop.is_set():
-            if len(self._abandoned) < ABANDONED_LIMIT:
-                await self._live_once(started)
-            await self._pause()
-        self._stopped = True
-        self._changed()
+        try:
+            while not self._stop.is_set():
+                if len(self._abandoned) < ABANDONED_LIMIT:
+                    await self._live_once(started)
+                await self._pause()
+        finally:
+            self._stopped = True
+            self._changed()
 
     async def _live_once(self, started: Callable[[], None]) -> None:
         lane = self._make_lane()
