@@ -7,7 +7,9 @@ between (one request outstanding), and never asks for more than `MAX_ROUNDS` rou
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any, NamedTuple
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -53,25 +55,42 @@ TEXTS = st.one_of(PAIRS.map(build_text), st.binary(max_size=60), st.just(b""))
 STATUSES = st.sampled_from([0] * 12 + [0x0101, 0x0102, 0x0103, 0x0201, 0x0300, 0x0455])
 
 
+class Answer(NamedTuple):
+    """What the target says next; `follows`: with the stages the request asked for, so that logins get somewhere."""
+
+    pdu: Pdu
+    follows: bool
+
+    def to(self, request: LoginRequest) -> Pdu:
+        """The PDU in answer to `request`."""
+        if not self.follows:
+            return self.pdu
+        head = LoginResponse.unpack(self.pdu.header)
+        transit = head.transit and request.transit
+        return head._replace(csg=request.csg, nsg=request.nsg, transit=transit).pdu(self.pdu.data)
+
+
 @st.composite
-def responses(draw: st.DrawFn) -> Pdu:
+def answers(draw: st.DrawFn) -> Answer:
     """Mostly a plausible login response; now and then anything."""
     if draw(st.integers(0, 15)) == 0:
-        return draw(st.sampled_from([Reject(4).pdu(), Pdu(bytes(48)), Pdu(b"\x23" * 48), Pdu(bytes(20))]))
-    csg = draw(st.sampled_from([0, 0, 1, 1, 3]))
+        return Answer(
+            draw(st.sampled_from([Reject(4).pdu(), Pdu(bytes(48)), Pdu(b"\x23" * 48), Pdu(bytes(20))])), False
+        )
     transit = draw(st.booleans())
-    nsg = draw(st.sampled_from([1, 3])) if transit else 0
-    head = LoginResponse(ISID, 1, csg, nsg, transit, draw(st.booleans()) and not transit, draw(st.integers(0, 1)))
-    return head._replace(status=draw(STATUSES), statsn=draw(st.integers(0, 0xFFFFFFFF))).pdu(draw(TEXTS))
+    more = not transit and draw(st.integers(0, 7)) == 0
+    stages = draw(st.sampled_from([(0, 1), (1, 3), (0, 3), (1, 1), (3, 3)]))
+    head = LoginResponse(ISID, 1, *stages, transit, more, draw(st.integers(0, 1)), draw(st.integers(0, 0xFFFFFFFF)))
+    return Answer(head._replace(status=draw(STATUSES)).pdu(draw(TEXTS)), draw(st.integers(0, 7)) > 0)
 
 
-def run_login(engine: LoginEngine, answers: Any, limit: int) -> tuple[list[LoginRequest], list[Any]]:
-    """Answer every request with the next of `answers`; gives the requests and events."""
+def run_login(engine: LoginEngine, script: Iterator[Answer], limit: int) -> tuple[list[LoginRequest], list[Any]]:
+    """Answer every request with the next of `script`; gives the requests and events."""
     requests = [LoginRequest.unpack(engine.start().header)]
     events: list[Any] = [item for item in engine.take_output() if not isinstance(item, Pdu)]
     while not any(not isinstance(event, Notice) for event in events):
         assert len(requests) <= limit
-        pdu = next(answers)
+        pdu = next(script).to(requests[-1])
         engine.receive(pdu.header, pdu.data, 0.0)
         output = engine.take_output()
         sent = [item for item in output if isinstance(item, Pdu)]
@@ -83,18 +102,17 @@ def run_login(engine: LoginEngine, answers: Any, limit: int) -> tuple[list[Login
 
 
 @given(
-    st.lists(responses(), min_size=1, max_size=6),
+    st.lists(answers(), min_size=1, max_size=6),
     CREDENTIALS,
     st.sampled_from(["tcp", "iser"]),
     st.sampled_from([None, NAME]),
 )
 def test_logins_end_with_a_sentence(
-    script: list[Pdu], chap: ChapCredentials | None, transport: Any, target: str | None
+    script: list[Answer], chap: ChapCredentials | None, transport: Any, target: str | None
 ) -> None:
     config = LoginConfig(NAME, Portal("192.0.2.1"), target, ISID, transport, chap=chap)
     engine = LoginEngine(config, random_bytes=lambda count: bytes(range(count)))
-    endless = (script[number % len(script)] for number in range(1000))
-    requests, events = run_login(engine, endless, 2 * MAX_ROUNDS + 2)
+    requests, events = run_login(engine, cycle(script), 2 * MAX_ROUNDS + 2)
     end = events[-1]
     assert isinstance(end, (LoginDone, LoginFailed, Redirected))
     if isinstance(end, LoginFailed):
