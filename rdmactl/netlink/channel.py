@@ -56,7 +56,7 @@ __all__ = ["NetlinkChannel"]
 # (a timer, a call, another channel) has to wait at most.
 QUOTA = 64
 
-# Datagrams moved out of the kernel's queue while sending. A handler may send as many messages as may be outstanding, and
+# Datagrams moved out of the kernel's queue while sending. A handler may send as many messages as may be outstanding and
 # the kernel answers each with few datagrams; beyond it the kernel's own limit counts, and reports.
 PENDING_LIMIT = 4096
 

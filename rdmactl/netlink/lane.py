@@ -11,8 +11,8 @@ stalled instance can be left behind and a new one started, and the other service
 Leaving one behind ("abandoning") has to be safe, because its thread may wake at any later moment:
 
 * its channels are fenced: the sockets are taken from under the descriptors, nothing can be sent or received again;
-* so is every descriptor its loop watches (UDP sockets, connections) and every one it named with `adopt`: the successor
-  can bind the same ports, and the numbers stay taken, so that a late write cannot reach a stranger's socket;
+* so is every descriptor its loop watches (UDP sockets, connections): the successor can bind the same ports, and the
+  numbers stay taken, so that a late write cannot reach a stranger's socket;
 * an exception is raised in the thread; it ends loops in Python at once and sleeping calls when they return. It derives
   from SystemExit because asyncio swallows any other exception of a callback;
 * when the thread has ended, the main thread gives the descriptors back (`dispose`). No code of the service runs again.
@@ -29,14 +29,13 @@ import ctypes
 import selectors
 import threading
 import time
-import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from rdmactl.errors import LocalError, Unavailable
 from rdmactl.netlink.channel import NetlinkChannel
 from rdmactl.netlink.counters import Counters
-from rdmactl.netlink.ports import ChannelHandler, ChannelSpec, HasFileno, Service, SocketDoor
+from rdmactl.netlink.ports import ChannelHandler, ChannelSpec, Service, SocketDoor
 from rdmactl.netlink.registry import Claim, Registry
 from rdmactl.netlink.requests import NetlinkRequestChannel
 from rdmactl.netlink.sockets import fence_descriptor
@@ -58,7 +57,7 @@ class _Abandoned(SystemExit):
 class ServiceLane:
     """The implementation of `ports.Lane`, and the handle the supervisor holds.
 
-    `open`, `open_requests`, `adopt`, `ready`, `blocking` and `now` are the service's, on the lane's thread. All other
+    `open`, `open_requests`, `ready`, `blocking` and `now` are the service's, on the lane's thread. All other
     public methods are the supervisor's, on the main thread. `changed` is called from the lane's thread.
     """
 
@@ -86,7 +85,6 @@ class ServiceLane:
         self._changed = changed
         self._service: Service | None = None
         self._channels: dict[NetlinkChannel | NetlinkRequestChannel, Claim | None] = {}
-        self._adopted: weakref.WeakSet[HasFileno] = weakref.WeakSet()
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
         self._abandoned = False
@@ -141,9 +139,6 @@ class ServiceLane:
         )
         self._channels[channel] = None
         return channel
-
-    def adopt(self, owner: HasFileno) -> None:
-        self._adopted.add(owner)
 
     def ready(self) -> None:
         self.is_ready = True
@@ -277,13 +272,11 @@ class ServiceLane:
         self._loop.close()
 
     def _take_descriptors(self) -> None:
-        """Release what the loop still watches and what was adopted; the owners' numbers stay taken until they close."""
+        """Release what the loop still watches; the numbers stay taken until their owners close."""
         watched = self._selector.get_map()
         for key in () if watched is None else list(watched.values()):
             if key.fd not in self._own_descriptors:
                 fence_descriptor(key.fd)
-        for owner in list(self._adopted):
-            fence_descriptor(owner.fileno())
 
     def _cancel(self) -> None:
         self._stopping = True

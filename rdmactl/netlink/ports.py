@@ -18,7 +18,6 @@ __all__ = [
     "Channel",
     "ChannelHandler",
     "ChannelSpec",
-    "HasFileno",
     "Lane",
     "NetlinkSocket",
     "Received",
@@ -117,12 +116,6 @@ class RequestChannel(Protocol):
     def close(self) -> None: ...
 
 
-class HasFileno(Protocol):
-    """Anything that owns a descriptor: a socket, a port claim."""
-
-    def fileno(self) -> int: ...
-
-
 class Lane(Protocol):
     """A service's place in the dispatcher: its own thread, its own loop, its channels."""
 
@@ -134,13 +127,6 @@ class Lane(Protocol):
 
     def open_requests(self, spec: ChannelSpec) -> RequestChannel:
         """Open a request channel."""
-
-    def adopt(self, owner: HasFileno) -> None:
-        """Name a descriptor of the service's own that its loop does not know (a claimed port, say).
-
-        Should the lane have to abandon the service, it takes this descriptor from it too, so that the next instance
-        can have the port. Held weakly; nothing needs to be undone after a normal close.
-        """
 
     def ready(self) -> None:
         """The service serves from now on; the daemon reports READY when every service has said so."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import sys
 import threading
 import time
@@ -286,41 +285,43 @@ def test_a_service_that_stalls_is_restarted_alone_and_never_sends_again(kind: st
 
 
 @pytest.mark.slow
-def test_a_stalled_service_gives_its_ports_and_descriptors_back() -> None:
+@pytest.mark.parametrize("how", ["stalls", "raises"])
+def test_the_successor_of_an_instance_that_tidied_nothing_can_have_its_ports(how: str) -> None:
     wake = threading.Event()
     ports: list[int] = []
-    claims: list[int] = []
 
     class Mapper:
         async def run(self, lane: Lane) -> None:
             first = not ports
-            loop = asyncio.get_running_loop()
-            address = ("127.0.0.1", 0 if first else ports[0])
-            await loop.create_datagram_endpoint(asyncio.DatagramProtocol, local_addr=address)
-            self.claim = socket.socket()
-            self.claim.bind(("127.0.0.1", 0 if first else claims[0]))
-            lane.adopt(self.claim)
-            if first:
-                claims.append(self.claim.getsockname()[1])
-                transport, _ = await loop.create_datagram_endpoint(
-                    asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
-                )
-                ports.append(transport.get_extra_info("sockname")[1])
+            self.transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0 if first else ports[0])
+            )
+            ports.append(self.transport.get_extra_info("sockname")[1])
             lane.ready()
-            if first:
+            if first and how == "stalls":
                 wake.wait(DEADLINE_S)
+            elif first:
+                raise LocalError("out of order")
             await asyncio.Event().wait()
 
+    kept: list[Mapper] = []  # nothing is left to the garbage collector
+
+    def make() -> Mapper:
+        kept.append(Mapper())
+        return kept[-1]
+
     dispatcher = Dispatcher(FakeRdma().open, stall_s=STALL_S)
-    dispatcher.add("iwpm", Mapper)
+    dispatcher.add("iwpm", make)
 
-    async def scenario() -> None:
-        # The second instance binds the same ports although the first one still sleeps.
-        await until(lambda: dispatcher.status()[0].stalls == 1 and dispatcher.status()[0].ready)
+    async def main() -> None:
+        await dispatcher.start(DEADLINE_S)
+        await until(lambda: dispatcher.status()[0].restarts == 1 and dispatcher.status()[0].ready)
         wake.set()
+        await dispatcher.stop(DEADLINE_S)
 
-    dispatch(dispatcher, scenario)
+    asyncio.run(main())
     assert dispatcher.status()[0].restarts == 1
+    assert len(set(ports)) == 1
 
 
 @pytest.mark.slow
