@@ -59,10 +59,14 @@ class Program:
     serving: Callable[[], None] = field(default=lambda: None)
 
 
-def run(program: Program) -> int:
-    """Run until a signal ends it; the exit status. A failure to start is one log line and EXIT_FAILED."""
-    _raise_descriptor_limit()
+def run(make: Callable[[], Program]) -> int:
+    """Make the program and run it until a signal ends it; the exit status.
+
+    A failure to start, the making included, is one log line and EXIT_FAILED.
+    """
     try:
+        program = make()
+        _raise_descriptor_limit()
         with _claimed(program.services) as locks:
             return asyncio.run(_Daemon(program, locks).run())
     except RdmactlError as error:

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rdmactld: port mapper and iSER connection manager in one process. Face ring. See rdmactld(8)."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+from rdmactl.daemons.options import parse
+from rdmactl.daemons.runner import Program, run
+from rdmactl.daemons.services import dump_mappings, initiator, initiator_name, port_mapper
+
+__all__ = ["main"]
+
+
+def main() -> int:
+    """Stays in the foreground. A signal ends the daemon with 0; sessions stay, mapped ports are released."""
+    parse("rdmactld", "The port mapper and the iSER connection manager in one process. See rdmactld(8).")
+    return run(
+        lambda: Program(
+            name="rdmactld",
+            services={"iwpm": port_mapper(), "initiator": initiator()},
+            exit_status={signal.SIGTERM: 0, signal.SIGHUP: 0, signal.SIGINT: 130},
+            dump=dump_mappings,
+            initiator_name=initiator_name(),
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

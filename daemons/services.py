@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two services, made ready for a daemon: configuration read, what outlives their restarts kept. Face ring.
+
+Not here: what they do (`rdmactl.iwpm.service`, `rdmactl.initiator.service`), and the life of a daemon (`runner.py`).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from rdmactl.errors import RdmactlError, Unavailable
+from rdmactl.initiator.service import InitiatorService
+from rdmactl.iwpm import conf
+from rdmactl.iwpm.claims import ClaimKeeper
+from rdmactl.iwpm.service import PortMapperService, in_initial_netns
+from rdmactl.netlink.dispatcher import Dispatcher
+from rdmactl.netlink.ports import Service
+from rdmactl.records.conf import ensure_initiator_name
+
+__all__ = ["dump_mappings", "initiator", "initiator_name", "port_mapper"]
+
+_log = logging.getLogger("rdmactl.daemon")
+# What is dumped belongs to a running service: it answers in milliseconds.
+_DUMP_S = 10.0
+
+
+def port_mapper(config_file: str = conf.CONFIG_FILE) -> Callable[[], Service]:
+    """A factory of port mappers that share the claimed ports."""
+    if in_initial_netns() is False:
+        raise Unavailable(
+            "the kernel's port mapper client answers only in the initial network namespace, and this is another one",
+            hint="start the daemon outside of the container, or with --net=host",
+            code="wrong-namespace",
+        )
+    config, notes = conf.parse(_text(config_file))
+    for note in notes:
+        _log.warning("%s", note)
+    claims = ClaimKeeper()
+    return lambda: PortMapperService(config, claims)
+
+
+def initiator() -> Callable[[], Service]:
+    """A factory of initiators."""
+    return InitiatorService
+
+
+def initiator_name() -> str:
+    """This host's name; made now if it has none."""
+    return ensure_initiator_name()
+
+
+async def dump_mappings(dispatcher: Dispatcher) -> None:
+    """SIGUSR1: the mappings, one record per line, as rdma-core's iwpmd writes them."""
+    try:
+        lines = await dispatcher.call("iwpm", PortMapperService.dump, deadline_s=_DUMP_S)
+    except RdmactlError as error:
+        _log.warning("cannot dump the mappings: %s", error)
+        return
+    for line in lines:
+        _log.warning("%s", line)
+
+
+def _text(path: str) -> str:
+    """A configuration file that is absent is empty; one that cannot be read is reported, and is empty as well."""
+    try:
+        return Path(path).read_text(errors="replace")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        _log.warning("cannot read %s: %s", path, error.strerror)
+        return ""
