@@ -40,7 +40,9 @@ class Query:
 
     __slots__ = ("asked_at", "due", "handle", "mapped_local", "path", "request", "seq", "state", "wire")
 
-    def __init__(self, seq: int, request: QueryMapping, mapped_local: SockAddr, handle: int, asked_at: float) -> None:
+    def __init__(
+        self, seq: int, request: QueryMapping, mapped_local: SockAddr, handle: int, peer_port: int, asked_at: float
+    ) -> None:
         self.seq = seq
         self.request = request
         self.mapped_local = mapped_local
@@ -48,7 +50,7 @@ class Query:
         self.asked_at = asked_at
         self.state = ActiveState.ASKING
         self.due: float | None = None
-        self.path = Path(Door.CLIENT, request.remote.with_port(IWPM_PORT))
+        self.path = Path(Door.CLIENT, request.remote.with_port(peer_port))
         self.wire = WireMessage(
             REQUEST, handle, request.local._replace(scope_id=0), request.remote._replace(scope_id=0), mapped_local
         ).build()
@@ -70,11 +72,13 @@ class ActiveSide:
         stats: Stats,
         random_bytes: Callable[[int], bytes],
         on_outcome: Callable[[Outcome, float], None],
+        peer_port: int = IWPM_PORT,
     ) -> None:
         self._outbox = outbox
         self._stats = stats
         self._random_bytes = random_bytes
         self._on_outcome = on_outcome
+        self._peer_port = peer_port
         self._queries: dict[int, Query] = {}
         self._by_local: dict[MappingKey, set[int]] = {}
         self._timers: Timers[Query] = Timers()
@@ -84,7 +88,7 @@ class ActiveSide:
 
     def ask(self, seq: int, request: QueryMapping, mapped_local: SockAddr, asked_at: float, now: float) -> None:
         """Send a REQUEST, and see it through."""
-        query = Query(seq, request, mapped_local, self._new_handle(), asked_at)
+        query = Query(seq, request, mapped_local, self._new_handle(), self._peer_port, asked_at)
         self._queries[query.handle] = query
         self._by_local.setdefault(key_of(request.local), set()).add(query.handle)
         self._stats.queries_sent += 1

@@ -32,7 +32,9 @@ class ClaimKeeper:
         self._lease: ClaimLease | None = None
         self.table: MappingTable | None = None
 
-    def __len__(self) -> int:
+    @property
+    def held(self) -> int:
+        """How many ports are claimed."""
         return len(self._sockets)
 
     def lease(self) -> ClaimLease:

@@ -32,7 +32,7 @@ from rdmactl.iwpm.passive import PassiveSide
 from rdmactl.iwpm.report import reconcile
 from rdmactl.iwpm.stats import Stats
 from rdmactl.iwpm.table import MappingTable, PortClaims, Refusal
-from rdmactl.iwpm.wire import ACCEPT, ACK, REQUEST, WireMessage, parse
+from rdmactl.iwpm.wire import ACCEPT, ACK, IWPM_PORT, REQUEST, WireMessage, parse
 from rdmactl.netlink.message import NLMSG_MIN_TYPE, Message
 from rdmactl.netlink.rdma import (
     IWPM_FLAGS_NO_PORT_MAP,
@@ -74,13 +74,18 @@ class PortMapper:
     """The engine. `claims` holds the ports; `random_bytes(n)` gives handles; `table` is that of an earlier instance."""
 
     def __init__(
-        self, claims: PortClaims, random_bytes: Callable[[int], bytes], table: MappingTable | None = None
+        self,
+        claims: PortClaims,
+        random_bytes: Callable[[int], bytes],
+        table: MappingTable | None = None,
+        *,
+        peer_port: int = IWPM_PORT,
     ) -> None:
         self.stats = Stats()
         self.table = MappingTable(claims) if table is None else table
         self._outbox = Outbox()
         self.link = KernelLink(self._outbox, self.stats, self._reported)
-        self._active = ActiveSide(self._outbox, self.stats, random_bytes, self._answered_by_peer)
+        self._active = ActiveSide(self._outbox, self.stats, random_bytes, self._answered_by_peer, peer_port)
         self._passive = PassiveSide(self.table, self._outbox, self.stats)
         self._held: deque[tuple[Message, float]] = deque()
         self._fenced = False

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rdmactl.errors import KernelError, LocalError
+from rdmactl.errors import KernelError, LocalError, Unavailable
 from rdmactl.iwpm.claims import ClaimKeeper
 from rdmactl.iwpm.conf import MapperConfig
 from rdmactl.iwpm.events import (
@@ -31,6 +31,7 @@ from rdmactl.iwpm.events import (
     Unreachable,
 )
 from rdmactl.iwpm.mapper import PortMapper
+from rdmactl.iwpm.states import LinkState
 from rdmactl.iwpm.stats import ANSWER_TIME_BOUNDS_S
 from rdmactl.iwpm.udp import UdpDoors
 from rdmactl.iwpm.view import MappingInfo, dump_lines, mapping_list
@@ -82,7 +83,10 @@ class PortMapperStatus(NamedTuple):
 
 
 class PortMapperService:
-    """Implements `ports.Service`. `claims` is the process's keeper of ports; `udp_port` is for tests."""
+    """Implements `ports.Service`. `claims` is the process's keeper of ports; `udp_port` is for tests.
+
+    Its life ends with Unavailable where the kernel would never answer, and when the UDP port is taken.
+    """
 
     def __init__(
         self,
@@ -92,11 +96,13 @@ class PortMapperService:
         random_bytes: Callable[[int], bytes] = os.urandom,
         udp_port: int = IWPM_PORT,
     ) -> None:
-        self._config = config or MapperConfig()
-        self._keeper = claims or ClaimKeeper()
+        self._config = MapperConfig() if config is None else config
+        self._keeper = ClaimKeeper() if claims is None else claims
         lease = self._keeper.lease()
         earlier = self._keeper.table
-        self._mapper = PortMapper(lease, random_bytes, None if earlier is None else earlier.inherit(lease))
+        self._mapper = PortMapper(
+            lease, random_bytes, None if earlier is None else earlier.inherit(lease), peer_port=udp_port
+        )
         self._keeper.table = self._mapper.table
         self._udp = UdpDoors(self._from_peer, port=udp_port)
         self._lane: Lane | None = None
@@ -168,7 +174,7 @@ class PortMapperService:
             registered=mapper.link.registered,
             abi_version=mapper.link.version,
             mappings=len(mapper.table),
-            claims=len(self._keeper),
+            claims=self._keeper.held,
             queries_open=queries,
             offers_open=offers,
             counters=mapper.stats.counters(),
@@ -240,8 +246,19 @@ class PortMapperService:
                     self._udp.send(output.data, output.path)
                 elif isinstance(output, Notice):
                     _log.log(logging.WARNING if output.level is Level.WARNING else logging.INFO, "%s", output.text)
-                elif self._lane is not None:
-                    self._lane.ready()
+                else:
+                    self._ready()
+
+    def _ready(self) -> None:
+        """The kernel has said what it has to say."""
+        if self._mapper.link.state is LinkState.REFUSED and in_initial_netns() is False:
+            raise Unavailable(
+                "not in the initial network namespace: the kernel's port mapper client answers nobody here",
+                hint="run the port mapper on the host itself",
+                code="foreign-netns",
+            )
+        if self._lane is not None:
+            self._lane.ready()
 
     def _send_to_kernel(self, output: ToKernel) -> None:
         channel, lane = self._channel, self._lane

@@ -15,7 +15,7 @@ import struct
 from typing import NamedTuple
 
 from rdmactl.errors import KernelError
-from rdmactl.netlink.message import align4, attributes
+from rdmactl.netlink.message import NETLINK_RDMA, align4, attributes
 from rdmactl.netlink.sockaddr import SOCKADDR_STORAGE_BYTES, SockAddr
 
 __all__ = [
@@ -61,7 +61,6 @@ __all__ = [
     "seq_of",
 ]
 
-NETLINK_RDMA = 20
 RDMA_NL_IWCM = 2
 RDMA_NL_GROUP_IWPM = 2  # group number; the bit in sockaddr_nl.nl_groups is 1 << 1
 

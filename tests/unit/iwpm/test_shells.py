@@ -49,10 +49,10 @@ def test_a_given_port_is_claimed_once() -> None:
     port = lease.claim(V4, 0)
     assert port is not None
     assert lease.claim(V4, port) == port
-    assert len(keeper) == 1
+    assert keeper.held == 1
     lease.release(Claim(V4, port))
     lease.release(Claim(V4, port))
-    assert len(keeper) == 0
+    assert keeper.held == 0
     with socket.socket() as other:
         other.bind(("0.0.0.0", port))
         assert lease.claim(V4, port) is None
@@ -69,9 +69,9 @@ def test_a_new_lease_inherits_and_the_old_one_is_void() -> None:
     old.release(Claim(V4, port))
     assert old.claim(V4, 0) is None
     assert new.claim(V4, port) == port
-    assert len(keeper) == 1
+    assert keeper.held == 1
     new.retain(set())
-    assert len(keeper) == 0
+    assert keeper.held == 0
 
 
 def test_no_descriptor_is_left_when_bind_fails() -> None:
