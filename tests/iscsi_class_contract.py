@@ -239,7 +239,7 @@ def refused_endpoint_fails_at_once(k: Class) -> None:
 
 def silent_endpoint_stays_pending(k: Class) -> None:
     endpoint = k.connect(k.place.iser_silent())
-    assert k.poll(endpoint, 0.5) == 0
+    assert k.poll(endpoint, 0.2) == 0
     assert k.code(iscsi.ep_disconnect(k.iser, endpoint)) == 0
 
 

@@ -8,6 +8,7 @@ Orders that matter (drivers/scsi/scsi_transport_iscsi.c, drivers/infiniband/ulp/
 
 * iser: EP_DISCONNECT before STOP_CONN. The other way round the endpoint's number is never free again.
 * STOP_CONN(TERM) ends a session for good: only destroying helps afterwards. A session that shall live on gets RECOVER.
+* The handle in a request must be that of the session's own transport: the kernel does not compare, and oopses.
 * While the kernel cleans a failed connection up, BIND_CONN, START_CONN, SEND_PDU and SET_PARAM say ENOTCONN, until
   STOP_CONN.
 

@@ -58,6 +58,7 @@ log = logging.getLogger(__name__)
 _DESTROY_S = 60.0
 _HOST_GONE_S = 5.0
 _LAST_WORDS_S = 0.1
+_LEAST_S = 0.1  # for a login whose connection came at the last moment
 
 
 @dataclass(slots=True)
@@ -315,7 +316,7 @@ class Logins:
             itt=None,
             settings=params.operational(request.settings, notes),
             chap=params.credentials(request.settings.chap),
-            deadline_s=max(0.0, deadline - self._lane.now()),
+            deadline_s=round(max(_LEAST_S, deadline - self._lane.now()), 1),  # people read it in messages
         )
         for note in notes:
             log.warning("%s: %s", request, note)

@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from rdmactl.initiator import sysfs
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.dispatcher import Dispatcher
+from rdmactl.netlink.ports import ChannelSpec
+from rdmactl.netlink.sockaddr import SockAddr
+from tests import iscsi_class_contract as contract
 from tests.fake.iscsi_sysfs import FakeSysfs
+from tests.fake.kernel import FakeSocket
 from tests.fake.scsi_transport_iscsi import HANDLES, FakeIscsiClass, FakePortal
 from tests.fake.target import FakeTarget, TargetScript
 
@@ -39,8 +44,9 @@ class FakeWorld:
         self._tcp = Portal(*self._listener.getsockname())
         self._refused = Portal(*self._closed.getsockname())
         self._closed.close()
-        self.iser = FakePortal(self._peer)
-        self.kernel.portals[self._tcp] = FakePortal(self._peer)
+        self._others: list[socket.socket] = []
+        self.iser, self.tcp = FakePortal(self._peer), FakePortal(self._peer)
+        self.kernel.portals[self._tcp] = self.tcp
         self.kernel.portals[ISER_PORTAL] = self.iser
         self.dispatcher = Dispatcher(self.kernel.open)
 
@@ -55,7 +61,8 @@ class FakeWorld:
         try:
             asyncio.run(main())
         finally:
-            self._listener.close()
+            for listener in (self._listener, *self._others):
+                listener.close()
 
     async def _start(self) -> None:
         self.dispatcher.add("initiator", lambda: InitiatorService(self.root, ready_transport=lambda t, _: HANDLES[t]))
@@ -73,6 +80,20 @@ class FakeWorld:
     def portal(self, transport: str) -> Portal:
         return self._tcp if transport == "tcp" else ISER_PORTAL
 
+    def add_portal(self, transport: str) -> Portal:
+        """One more portal of the target."""
+        portal = Portal("10.9.0.2", 3260)
+        if transport == "tcp":
+            self._others.append(socket.create_server(("127.0.0.1", 0)))
+            portal = Portal(*self._others[-1].getsockname())
+        self.kernel.portals[portal] = FakePortal(self._peer)
+        return portal
+
+    @contextlib.contextmanager
+    def as_somebody_else(self) -> Iterator[contract.Class]:
+        """Requests to the kernel from outside the service; what they make stays."""
+        yield contract.Class(FakePlace(self.kernel, self._listener))
+
     def refused(self, transport: str) -> Portal:
         return self._refused if transport == "tcp" else Portal("10.9.0.99", 3260)
 
@@ -88,3 +109,41 @@ class FakeWorld:
         target = FakeTarget(self.script)
         self.connections.append(target)
         return target
+
+
+class SilentTarget:
+    """Takes everything and answers nothing."""
+
+    closed = False
+
+    def receive(self, pdu: object) -> list[object]:
+        return []
+
+
+class FakePlace:
+    """A `Place` of tests/iscsi_class_contract.py."""
+
+    def __init__(self, kernel: FakeIscsiClass, listener: socket.socket) -> None:
+        self._kernel = kernel
+        self._listener = listener
+        kernel.portals.setdefault(("10.9.0.1", 3260), FakePortal(SilentTarget))
+        kernel.portals[("10.9.0.77", 3260)] = FakePortal(SilentTarget, mode="silent")
+        kernel.portals.setdefault(listener.getsockname(), FakePortal(SilentTarget))
+
+    def door(self, spec: ChannelSpec) -> FakeSocket:
+        return self._kernel.open(spec)
+
+    def handle(self, transport: str) -> int:
+        return HANDLES[transport]
+
+    def iser_portal(self) -> SockAddr:
+        return SockAddr.parse("10.9.0.1:3260")
+
+    def iser_refused(self) -> SockAddr:
+        return SockAddr.parse("10.9.0.1:3999")
+
+    def iser_silent(self) -> SockAddr:
+        return SockAddr.parse("10.9.0.77:3260")
+
+    def listener(self) -> socket.socket:
+        return self._listener

@@ -134,7 +134,9 @@ class FakeSysfs:
     def write(self, directory: Path, attributes: dict[str, str]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         for name, value in attributes.items():
-            (directory / name).write_text(value + "\n")
+            temporary = directory / f".{name}"
+            temporary.write_text(value + "\n")
+            temporary.rename(directory / name)  # a reader sees a whole value, as in sysfs
 
     def link(self, kind: str, name: str, to: Path) -> None:
         where = self.root / "class" / kind / name

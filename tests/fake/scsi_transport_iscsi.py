@@ -156,6 +156,9 @@ class FakeIscsiClass(FakeKernel):
         self.endpoints: dict[int, Endpoint] = {}
         self.log: list[str] = []  # names of the requests, in order
         self.fail_next: dict[Uevent, int] = {}  # answer this request once with this code
+        self.fail_always: dict[Uevent, int] = {}
+        self.lose_events = False
+        self.stale_events: list[tuple[Uevent, bytes]] = []  # sent once, before the next STOP_CONN is answered
         self._sids = 0
         self._hosts = 5
         self._portal_of_sock: dict[int, FakePortal] = {}
@@ -188,7 +191,7 @@ class FakeIscsiClass(FakeKernel):
             return -errno.ENOSYS
         self.log.append(Uevent(type_).name)
         try:
-            forced = self.fail_next.pop(Uevent(type_), None)
+            forced = self.fail_next.pop(Uevent(type_), self.fail_always.get(Uevent(type_)))
             if forced is not None:
                 raise _Refused(forced)
             return handler(self, transport, u, payload) or b""
@@ -321,6 +324,8 @@ class FakeIscsiClass(FakeKernel):
         if conn is None:
             raise _Refused(-errno.EINVAL)
         flag = struct.unpack_from("=I", u, 16)[0]
+        while self.stale_events:
+            self._event(*self.stale_events.pop())
         if conn.endpoint is not None:  # not disconnected by user space
             conn.endpoint.leaked = conn.state != "up"
             if not conn.endpoint.leaked:
@@ -330,6 +335,7 @@ class FakeIscsiClass(FakeKernel):
             session.terminated, conn.state = True, "down"
         else:
             conn.state = "failed"
+            session.logging_out = False
             if session.state == "LOGGED_IN":
                 session.state = "FAILED"
         conn.cleanup = False
@@ -450,10 +456,21 @@ class FakeIscsiClass(FakeKernel):
             assert session.conn is not None
             self._deliver(session, session.conn, pdu)
 
-    @property
-    def is_clean(self) -> bool:
-        """Nothing is left: no session, no endpoint, none leaked."""
-        return not self.sessions and not self.endpoints
+    def overrun(self) -> None:
+        """Every subscriber learns that something was lost."""
+        with self.lock:
+            members = [sock for sock in self.sockets if _GROUP in sock.spec.groups]
+        for sock in members:
+            size, sock.receive_buffer_bytes = sock.receive_buffer_bytes, 0
+            sock.deliver(b"")
+            sock.receive_buffer_bytes = size
+
+    def destroy_from_outside(self, sid: int) -> None:
+        """Another program ends a session."""
+        with self.lock:
+            u = struct.pack("=I", sid)
+            self._destroy_conn("", u, b"")
+            self._destroy_session("", u, b"")
 
     # ---------------------------------------------------------------- inside
 
@@ -520,6 +537,8 @@ class FakeIscsiClass(FakeKernel):
             self.sysfs.set_connection(session.sid, state=session.conn.state)
 
     def _event(self, kind: Uevent, r: bytes, payload: bytes = b"") -> None:
+        if self.lose_events:
+            return
         # Like the kernel, which does not clear what an event does not use: garbage in iferror and u.
         body = UEVENT.pack(kind, -1, 0xAAAAAAAAAAAAAAAA, b"\xaa" * 24, r) + payload
         self.multicast(_GROUP, build(0, body, flags=0))

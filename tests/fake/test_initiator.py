@@ -3,16 +3,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import struct
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
+from rdmactl.initiator.api import ChapSettings, SessionStatus
+from rdmactl.initiator.service import InitiatorService
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.iscsi.pdu import Async, LogoutResponse
+from rdmactl.netlink.iscsi import Uevent
 from tests import initiator_scenarios as scenarios
 from tests.fake.initiator_bench import FakeWorld
+from tests.fake.target import FakeTarget, TargetChap, TargetScript
+from tests.initiator_scenarios import FAST, failure, login, logout, request
 
 pytestmark = pytest.mark.fake
+
+IMPATIENT = replace(FAST, login_timeout_s=0.03)
 
 Scenario = Callable[[scenarios.World, str], Awaitable[None]]
 
@@ -22,3 +37,287 @@ Scenario = Callable[[scenarios.World, str], Awaitable[None]]
 def test_scenario(tmp_path: Path, scenario: Scenario, transport: str) -> None:
     world = FakeWorld(tmp_path)
     world.run(partial(scenario, world, transport))
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Uevent.CREATE_SESSION,
+        Uevent.CREATE_BOUND_SESSION,
+        Uevent.CREATE_CONN,
+        Uevent.BIND_CONN,
+        Uevent.SET_PARAM,
+        Uevent.SEND_PDU,
+        Uevent.START_CONN,
+        Uevent.TRANSPORT_EP_CONNECT,
+        Uevent.TRANSPORT_EP_POLL,
+    ],
+)
+def test_a_login_that_fails_at_any_request_leaves_nothing(tmp_path: Path, transport: str, kind: Uevent) -> None:
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        world.kernel.fail_always = {kind: -errno.EINVAL}
+        if _uses(transport, kind):
+            with pytest.raises(IscsiFailure):
+                await login(world, request(world, transport, IMPATIENT))
+            assert world.leftovers() == []
+        world.kernel.fail_always = {}
+        await logout(world, await login(world, request(world, transport)))
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def _uses(transport: str, kind: Uevent) -> bool:
+    iser_only = kind in (Uevent.CREATE_BOUND_SESSION, Uevent.TRANSPORT_EP_CONNECT, Uevent.TRANSPORT_EP_POLL)
+    return kind is not Uevent.CREATE_SESSION if transport == "iser" else not iser_only
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_the_order_of_requests_of_a_life(tmp_path: Path, transport: str) -> None:
+    """Checklist 33: EP_DISCONNECT comes before STOP_CONN."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        await logout(world, await login(world, request(world, transport)))
+        names = [name for name, _ in groupby(name for name in world.kernel.log if name != "TRANSPORT_EP_POLL")]
+        connect = ["TRANSPORT_EP_CONNECT", "CREATE_BOUND_SESSION"] if transport == "iser" else ["CREATE_SESSION"]
+        pdus = ["SEND_PDU"]
+        release = ["TRANSPORT_EP_DISCONNECT"] if transport == "iser" else []
+        assert names == [
+            *connect, "CREATE_CONN", "BIND_CONN", "SET_PARAM", *pdus, "SET_PARAM", "START_CONN",
+            "UNBIND_SESSION", "SEND_PDU", *release, "STOP_CONN", "DESTROY_CONN", "DESTROY_SESSION_ASYNC",
+        ]  # fmt: skip
+
+    world.run(scenario)
+
+
+def test_a_refusal_of_class_2_is_final(tmp_path: Path) -> None:
+    """Checklist 25: no retry after 0201, error class "auth"."""
+    world = FakeWorld(tmp_path, TargetScript(status=0x0201))
+
+    async def scenario() -> None:
+        error = await failure(world, request(world, "tcp"))
+        assert error.err is IscsiErr.LOGIN_AUTH_FAILED
+        assert len(world.connections) == 1
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_a_busy_target_is_asked_again(tmp_path: Path, transport: str) -> None:
+    """Checklist 25: 0301 is worth another attempt."""
+    world = FakeWorld(tmp_path, TargetScript(status=0x0301))
+
+    async def scenario() -> None:
+        attempt = asyncio.ensure_future(login(world, request(world, transport)))
+        await scenarios.eventually(world, lambda: world.connections and world.connections[0].closed, "no attempt")
+        world.script.status = None
+        sid = await attempt
+        assert len(world.connections) == 2
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_a_redirection_keeps_session_and_configured_portal(tmp_path: Path, transport: str) -> None:
+    """Checklist 26."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        elsewhere = world.add_portal(transport)
+        world.iser.peer = world.tcp.peer = lambda: FakeTarget(TargetScript(redirect=(0x0101, f"{elsewhere}")))
+        sid = await login(world, request(world, transport))
+        assert sid == 1  # the same kernel session throughout
+        assert scenarios.view(world, sid).persistent == world.portal(transport)
+        assert world.kernel.log.count("BIND_CONN") == 2
+        await logout(world, sid)
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def test_a_redirection_in_circles_ends(tmp_path: Path) -> None:
+    """Checklist 26: a loop of redirections is an error, at once."""
+    world = FakeWorld(tmp_path)
+    world.script.redirect = (0x0101, str(world.portal("tcp")))
+
+    async def scenario() -> None:
+        error = await failure(world, request(world, "tcp"))
+        assert error.err is IscsiErr.FATAL_LOGIN
+        assert "redirect loop" in error.message
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def test_chap_secrets_go_to_the_kernel_and_nowhere_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    world = FakeWorld(tmp_path, TargetScript(chap=TargetChap()))
+    settings = replace(FAST, chap=ChapSettings("inuser", "insecret12345"))
+
+    async def scenario() -> None:
+        wanted = request(world, "tcp", settings)
+        sid = await login(world, wanted)
+        assert scenarios.view(world, sid).chap().password == "insecret12345"
+        wrong = replace(settings, chap=ChapSettings("inuser", "another-secret"))
+        error = await failure(world, replace(request(world, "tcp", wrong), iface_name="second"))
+        assert error.err is IscsiErr.LOGIN_AUTH_FAILED
+        for text in (caplog.text, str(error), repr(wanted), repr(error)):
+            assert "insecret12345" not in text
+            assert "another-secret" not in text
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
+def test_negotiated_values_are_what_the_target_said(tmp_path: Path) -> None:
+    """Checklist 10, 11, 21: no marker on tcp, MaxOutstandingR2T rounded to a power of two."""
+    world = FakeWorld(tmp_path, TargetScript(limits={"MaxOutstandingR2T": 3, "MaxBurstLength": 8192}))
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp", replace(FAST, max_outstanding_r2t=8)))
+        negotiated = scenarios.view(world, sid).negotiated()
+        assert (negotiated.max_outstanding_r2t, negotiated.max_burst_length) == (2, 8192)
+        assert negotiated.first_burst_length is not None
+        assert negotiated.first_burst_length <= 8192  # checklist 23: clamped before START_CONN
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
+def test_stale_events_of_the_old_connection_do_not_disturb_the_new_login(tmp_path: Path) -> None:
+    """Checklist 38: whatever is queued when STOP_CONN returns is dropped."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp"))
+        world.kernel.stale_events = [(Uevent.CONN_ERROR, struct.pack("=III", sid, 0, 1011))] * 5
+        world.break_connection(sid)
+        status = await _until_back(world)
+        assert status.attempts == 1
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
+def test_lost_events_are_made_up_for_from_sysfs(tmp_path: Path) -> None:
+    """Checklist 48: ENOBUFS, and among what was lost was the end of a connection."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp"))
+        world.kernel.lose_events = True
+        world.break_connection(sid)
+        world.kernel.lose_events = False
+        world.kernel.overrun()
+        await _until_back(world)
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_target_asks_for_a_logout(tmp_path: Path, transport: str) -> None:
+    """Checklist 39: log out, and log in again."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, transport))
+        world.connections[0].twist = lambda pdu, answers: [LogoutResponse(0, time2wait_s=0).pdu()]
+        world.kernel.send_from_target(sid, Async(1, parameter3=5).pdu())
+        status = await _until_back(world)
+        assert status.sid == sid
+        await logout(world, sid)
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def test_a_logout_nobody_answers_ends_by_its_own_clock(tmp_path: Path) -> None:
+    """Checklist 43, 44."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp", replace(FAST, logout_timeout_s=0.05)))
+        world.connections[0].twist = lambda pdu, answers: []
+        await logout(world, sid)
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_logout_in_the_middle_of_a_recovery(tmp_path: Path, transport: str) -> None:
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, transport))
+        world.iser.mode = "refuse"
+        world.script.status = 0x0301
+        world.break_connection(sid)
+        await scenarios.eventually(world, lambda: scenarios.view(world, sid).connection_text != "LOGGED IN", "up")
+        await logout(world, sid)
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def test_a_session_somebody_else_destroys_is_forgotten(tmp_path: Path) -> None:
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp"))
+        world.kernel.destroy_from_outside(sid)
+
+        await scenarios.eventually(world, lambda: world.leftovers() == [], "it is still there")
+        await logout(world, await login(world, request(world, "tcp")))
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_what_an_interrupted_login_left_is_removed_at_start(tmp_path: Path, transport: str) -> None:
+    """Checklist 46. The maker of the half-made session, process 4194303, does not exist."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        with world.as_somebody_else() as raw:
+            raw.session()
+        world.tree.set_session(1, creator="4194303")
+        await world.restart()
+        await scenarios.eventually(world, lambda: world.leftovers() == [], "the half-made session stays")
+
+    world.run(scenario)
+
+
+def test_needs_privilege(tmp_path: Path) -> None:
+    """Checklist 2."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        world.kernel.privileged = False
+        error = await failure(world, request(world, "tcp"))
+        assert "not permitted" in error.message
+        assert error.hint is not None
+        assert "root" in error.hint
+
+    world.run(scenario)
+
+
+async def _until_back(world: FakeWorld) -> SessionStatus:
+    async def ask(service: InitiatorService) -> list[SessionStatus]:
+        return service.status()
+
+    end = time.monotonic() + world.settle_s
+    while True:
+        (status,) = await world.call(ask)
+        if status.recoveries and status.phase == "logged in":
+            assert isinstance(status, SessionStatus)
+            return status
+        assert time.monotonic() < end, f"the session does not come back: {status}"
+        await asyncio.sleep(0.002)

@@ -9,54 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from rdmactl.netlink.ports import ChannelSpec
-from rdmactl.netlink.sockaddr import SockAddr
 from tests import iscsi_class_contract as contract
+from tests.fake.initiator_bench import FakePlace
 from tests.fake.iscsi_sysfs import FakeSysfs
-from tests.fake.kernel import FakeSocket
-from tests.fake.scsi_transport_iscsi import HANDLES, FakeIscsiClass, FakePortal
+from tests.fake.scsi_transport_iscsi import FakeIscsiClass
 
 pytestmark = pytest.mark.fake
-
-PORTAL = SockAddr.parse("10.9.0.1:3260")
-REFUSED = SockAddr.parse("10.9.0.1:3999")
-SILENT = SockAddr.parse("10.9.0.77:3260")
-
-
-class SilentTarget:
-    """Takes everything and answers nothing."""
-
-    closed = False
-
-    def receive(self, pdu: object) -> list[object]:
-        return []
-
-
-class FakePlace:
-    def __init__(self, kernel: FakeIscsiClass, listener: socket.socket) -> None:
-        self._kernel = kernel
-        self._listener = listener
-        kernel.portals[("10.9.0.1", 3260)] = FakePortal(SilentTarget)
-        kernel.portals[("10.9.0.77", 3260)] = FakePortal(SilentTarget, mode="silent")
-        kernel.portals[listener.getsockname()] = FakePortal(SilentTarget)
-
-    def door(self, spec: ChannelSpec) -> FakeSocket:
-        return self._kernel.open(spec)
-
-    def handle(self, transport: str) -> int:
-        return HANDLES[transport]
-
-    def iser_portal(self) -> SockAddr:
-        return PORTAL
-
-    def iser_refused(self) -> SockAddr:
-        return REFUSED
-
-    def iser_silent(self) -> SockAddr:
-        return SILENT
-
-    def listener(self) -> socket.socket:
-        return self._listener
 
 
 @pytest.fixture
