@@ -154,7 +154,7 @@ class LoginEngine:
         if self._deadline is None or now < self._deadline or self._state in ENDED:
             return
         message = f"{self._facts.subject}: no login response within {self._config.deadline_s:g} s"
-        self._end(Verdict(self._facts.transient, f"{message}, after {self._state.value} was sent", None, retry=True))
+        self._end(Verdict(self._facts.transient, f"{message}; sent last: {self._state.value}", None, retry=True))
 
     def wake_at(self) -> float | None:
         """When `tick` is to be called."""

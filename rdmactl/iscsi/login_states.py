@@ -23,14 +23,14 @@ __all__ = ["ENDED", "TRANSITIONS", "LoginInput", "LoginState", "advance"]
 
 
 class LoginState(Enum):
-    """What was sent last, so what is awaited."""
+    """What was sent last; the text completes "sent last: ..."."""
 
     START = "nothing sent"
     SECURITY = "AuthMethod"
     CHAP_OFFER = "CHAP_A"
     CHAP_RESPONSE = "CHAP_N and CHAP_R"
-    AUTHENTICATED = "the end of the security stage"
-    OPERATIONAL = "the operational keys"
+    AUTHENTICATED = "a request to end the security stage"
+    OPERATIONAL = "operational keys"
     DONE = "full feature phase"
     REDIRECTED = "sent elsewhere"
     FAILED = "failed"

@@ -119,7 +119,7 @@ def explain_loss(state: LoginState, what: str, facts: LoginFacts) -> Verdict:
     is the only clue.
     """
     cause = _LOSS_AT_ONCE if facts.first_request else _LOSS_CAUSES.get(state)
-    message = f"{facts.subject}: {what} during login, after {state.value} was sent"
+    message = f"{facts.subject}: {what} during login; sent last: {state.value}"
     return Verdict(facts.transient, message, cause, retry=True)
 
 

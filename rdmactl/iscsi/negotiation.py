@@ -93,7 +93,10 @@ class OperationalSettings:
 
 @dataclass(frozen=True, slots=True)
 class NegotiatedParameters:
-    """The result of a login, as the kernel wants it. Lengths are bytes, times seconds."""
+    """The result of a login, as the kernel wants it. Lengths are bytes, times seconds.
+
+    `target_alias` is as the target sent it: not to be printed without `names.printable`.
+    """
 
     header_digest: bool
     data_digest: bool
