@@ -224,9 +224,9 @@ class Supervisor:
         both: list[asyncio.Future[Any]] = [answer, ending]
         try:
             await asyncio.wait(both, timeout=deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
+            if answer.done() and not answer.cancelled():
                 return answer.result()
-            if ending.done():
+            if answer.done() or ending.done():  # a service that ends cancels what runs in it
                 raise Unavailable(f"{self.name} was restarted during the call", hint="try again", code="restarting")
             raise DeadlineExceeded(f"{self.name} did not answer within {deadline_s:g} s")
         finally:
