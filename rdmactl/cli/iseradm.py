@@ -25,6 +25,8 @@ __all__ = ["main", "run"]
 _INTERRUPTED = 1
 """iscsiadm's status after SIGINT."""
 
+_STOP_S = 5.0
+
 _DEBUG_TRACEBACK = 4
 """From this -d on, an internal error shows where it happened."""
 
@@ -88,13 +90,14 @@ def _firmware(context: Context) -> int:
 
 
 def _stop_daemon(context: Context, priority: int) -> int:
-    """-k: a daemon is stopped by the system's service manager, which also knows what depends on it."""
+    """-k 0: end the daemon by its signal, if it serves nothing else; the status says nothing about success."""
     from rdmactl.errors import Unavailable
 
     if priority > 0:
         raise Exit(0, f"Invalid iscsid priority {priority}. Priority must be 0.")
     try:
-        context.client(5.0).close()
+        with context.client(_STOP_S) as client:
+            status = client.call("io.rdmactl.Daemon.Status")
     except Unavailable as error:
         if context.exact:
             raise Exit(
@@ -104,7 +107,13 @@ def _stop_daemon(context: Context, priority: int) -> int:
                 "Could not stop iscsid. Trying sending iscsid SIGTERM or SIGKILL signals manually",
             ) from None
         raise Exit(0, error.message) from None
-    raise Exit(7, "The daemon is stopped by its service: systemctl stop iserd")
+    if status["roles"] != ["initiator"]:
+        raise Exit(0, f"pid {status['pid']} also serves {', '.join(status['roles'])}: use systemctl stop")
+    try:
+        context.kill(status["pid"])
+    except PermissionError:
+        raise Exit(0, "Could not stop iscsid. Trying sending iscsid SIGTERM or SIGKILL signals manually") from None
+    return 0
 
 
 if __name__ == "__main__":

@@ -126,6 +126,13 @@ class Context:
 
         return Client("initiator", deadline_s=deadline_s)
 
+    def kill(self, pid: int) -> None:
+        """Ask a daemon to end."""
+        import os
+        import signal
+
+        os.kill(pid, signal.SIGTERM)
+
     def first_iface(self, ifaces: Sequence[str], complaint: str) -> str | None:
         """The interface of a mode that takes one."""
         if len(ifaces) > 1:

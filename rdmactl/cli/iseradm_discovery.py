@@ -301,7 +301,7 @@ def _record(context: Context, wanted: frozenset[str], findings: Sequence[_Findin
     changes = Changes("new" in changing, "update" in changing, "delete" in changing)
     sessions = context.sessions()
     settings, store = context.settings, context.store
-    everything = list(dict.fromkeys(portal for finding in findings for portal in finding.portals))
+    everything = [_node(portal, finding.iface) for finding in findings for portal in finding.portals]
     with store.transaction():
         for finding in findings:
             operations.add_found(store, finding.portals, finding.iface, source, changes, settings)

@@ -237,7 +237,12 @@ def _ping(context: Context, arguments: Arguments, name: str | None) -> int:
         raise Exit(7, f"Invalid number of packets to transmit: {arguments.count}.")
     if arguments.interval < 0:
         raise Exit(7, f"Invalid timing interval: {arguments.interval}.")
-    raise Exit(7, "Ping is not supported yet.")
+    record = operations.iface_record(context.store, name)
+    if record is None:
+        raise Exit(7, f"Could not read iface info for {name}.")
+    if record["iface.transport_name"] in ("tcp", "iser"):
+        raise Exit(27, f"Transport {record['iface.transport_name']} cannot ping.")
+    raise Exit(7, "Ping through adapters is not supported yet.")
 
 
 def _in_use(context: Context, name: str) -> bool:

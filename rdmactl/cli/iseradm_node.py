@@ -7,6 +7,7 @@ The order of the checks is iscsiadm's. Not here: talking to the daemon (`iseradm
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from rdmactl.cli.iseradm_context import Exit
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from rdmactl.records.store import NodeId
 
 __all__ = ["node_mode", "operate", "selection_of"]
+
+_FILE_NAME_MAX = 255
+_TARGET_BYTES_MAX = 254
+"""Longer names are cut, as by iscsiadm."""
 
 _LAST_LINE = "Could not execute operation on all records: {}"
 
@@ -78,15 +83,18 @@ def selection_of(arguments: Arguments, iface: str | None) -> tuple[Selection, in
     """Which records the options -T, -p and -I mean, and the tag given with the portal."""
     from rdmactl.records.operations import Selection
 
+    target = arguments.target
+    if target is not None and len(target) > _TARGET_BYTES_MAX // 4:
+        target = os.fsdecode(os.fsencode(target)[:_TARGET_BYTES_MAX])
     if arguments.portal is None:
-        return Selection(arguments.target, None, None, iface), -1
+        return Selection(target, None, None, iface), -1
     from rdmactl.cli.iseradm_portal import read_portal
 
     portal = read_portal(arguments.portal)
     if portal is None:
-        return Selection(arguments.target, None, None, iface), -1
+        return Selection(target, None, None, iface), -1
     address, port, tpgt = portal
-    return Selection(arguments.target, address, port, iface), tpgt
+    return Selection(target, address, port, iface), tpgt
 
 
 def _is_list(arguments: Arguments) -> bool:
@@ -133,12 +141,26 @@ def _new(context: Context, selection: Selection, tpgt: int, iface: Record) -> in
     store = context.store
     with store.transaction():
         nodes = portals_for_new(store, selection, tpgt, name)
+        for node in nodes:
+            _refuse_long_name(node)
         records = [new_node(store, node, iface, settings) for node in nodes]
     if not records:
         context.error("Error while adding record: ")
     for record in records:
         print(f"New iSCSI node {record_text(record)} added")
     return 0
+
+
+def _refuse_long_name(node: NodeId) -> None:
+    """A record that open-iscsi's tree of files could not hold could not be exported."""
+    link = f"{node.target},{node.directory},{node.iface}"
+    if len(link.encode("utf-8", "surrogateescape")) > _FILE_NAME_MAX:
+        raise Exit(
+            6,
+            f"Could not make link from disc source /etc/iscsi/static/{link}"
+            f" to node /etc/iscsi/nodes/{node.target}/{node.directory}: File name too long",
+            "Error while adding record: encountered iSCSI database failure",
+        )
 
 
 def _sessions_only(context: Context, selection: Selection, arguments: Arguments) -> int:

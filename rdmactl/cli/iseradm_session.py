@@ -23,6 +23,7 @@ __all__ = ["host_mode", "session_mode"]
 
 _DEEPEST_SESSION_LEVEL = 3
 _DEEPEST_HOST_LEVEL = 4
+_SOFTWARE = ("tcp", "iser")
 
 
 def session_mode(context: Context, arguments: Arguments) -> int:
@@ -116,13 +117,22 @@ def host_mode(context: Context, arguments: Arguments) -> int:
 
 
 def _host_submode(context: Context, arguments: Arguments) -> int:
-    """Adapters' own tables. Software hosts have none; for the others this program knows no way yet."""
+    """Adapters' own tables. Software hosts have none, which is said in the words of open-iscsi's failure to ask."""
     if arguments.submode == "ping":
         context.error("Invalid Sub Mode")
         return 0
     if arguments.submode == "chap" and (arguments.host is None or not arguments.operations):
         raise Exit(7, "CHAP mode requires host no and valid operation")
+    if arguments.submode == "flashnode" and arguments.operation == "delete" and arguments.index is None:
+        raise Exit(7, "Deleting a flash node requires its index.")
     number = arguments.host or 0
-    if sysfs.host(number, context.sysfs) is None:
+    host = sysfs.host(number, context.sysfs)
+    if host is None:
         raise Exit(12, f"Could not match hostno {number} to transport.")
+    if host.transport in _SOFTWARE:
+        if arguments.submode == "flashnode":
+            raise Exit(21, f"No flashnodes attached to host {number}.")
+        if arguments.submode == "stats":
+            raise Exit(1, "get_host_stats failed. errno=0")
+        raise Exit(1, "Received iferror -22: Invalid argument.", "get_chap_info failed. errno=0")
     raise Exit(7, f"The tables of adapters (-C {arguments.submode}) are not supported yet.")

@@ -86,9 +86,9 @@ def print_host(host: HostView) -> None:
     print(f"\tNetdev: {host.netdev or _EMPTY}")
 
 
-def print_heading(text: str, indent: str) -> None:
-    """A heading between rules as long as itself."""
-    rule = "*" * len(text)
+def print_heading(text: str, indent: str, rule_length: int | None = None) -> None:
+    """A heading between rules, as long as itself unless iscsiadm has it otherwise."""
+    rule = "*" * (rule_length or len(text))
     for line in (rule, text, rule):
         print(f"{indent}{line}")
 
@@ -175,7 +175,7 @@ def _print_negotiated(session: SessionView, indent: str) -> None:
 def _print_devices(session: SessionView, indent: str, *, host_line: bool) -> None:
     from rdmactl.initiator import sysfs
 
-    print_heading("Attached SCSI devices:", indent)
+    print_heading("Attached SCSI devices:", indent, rule_length=24)
     if host_line:
         host = sysfs.host(session.host_no, session.root)
         print(f"{indent}Host Number: {session.host_no}\tState: {(host and host.state) or _EMPTY}")

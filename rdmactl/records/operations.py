@@ -25,7 +25,7 @@ from rdmactl.records.model import (
 from rdmactl.records.store import NodeId
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from rdmactl.records.conf import Setting
     from rdmactl.records.model import Record, Table
@@ -347,13 +347,16 @@ def add_found(
 
 
 def delete_stale(
-    store: Store, found: Sequence[Found], source: Source, in_use: Callable[[NodeId], bool]
+    store: Store, found: Collection[NodeId], source: Source, in_use: Callable[[NodeId], bool]
 ) -> list[NodeId]:
-    """Delete the records of a source that it does not report any more; those in use stay and are returned."""
-    here = {(portal.target, portal.address, portal.port) for portal in found}
+    """Delete the records of a source that it has not reported again, through the interfaces that were asked.
+
+    Those in use stay and are returned. A discovery through other interfaces than before takes the place of the earlier.
+    """
+    here = set(found)
     kept = []
     for node in store.nodes_of_source(source.text):
-        if (node.target, node.address, node.port) not in here:
+        if node not in here:
             if in_use(node):
                 kept.append(node)
             else:

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The world around iseradm in the recorded runs: targets, a daemon that answers calls, a sysfs, records, files.
+
+The daemon here is played at the level of the control interface, by the rules the corpus states for its fixtures; it
+takes the same records the real one takes, through the same conversion.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from rdmactl.cli.iseradm_context import Context
+from rdmactl.control.client import RemoteError
+from rdmactl.errors import Unavailable
+from rdmactl.initiator import sysfs
+from rdmactl.initiator.api import LoginRequest
+from rdmactl.iscsi.portal import Portal
+from rdmactl.records.requests import discovery_request, login_request
+from tests.fake.iscsi_sysfs import FakeSysfs
+
+__all__ = ["World"]
+
+T1 = "iqn.2003-01.org.linux-iscsi.san:t1"
+T2 = "iqn.2003-01.org.linux-iscsi.san:t2"
+HOST_NAME = "iqn.2016-04.com.open-iscsi:host1"
+HOST1 = "10.9.0.1"  # what host1.example means
+FIRST_HOST_NO = 6
+DAEMON_PID = 4711
+
+CONFIGURATION = """\
+node.session.initial_login_retry_max = 8
+node.conn[0].timeo.login_timeout = 15
+node.session.xmit_thread_priority = -20
+"""
+"""What of the distributed iscsid.conf differs from the built-in defaults."""
+
+EXPANDED = {"fd00:9::1": "fd00:0009:0000:0000:0000:0000:0000:0001"}
+
+
+class Target(NamedTuple):
+    portals: list[Portal]
+    chap: tuple[str, str] | None = None
+
+
+class World:
+    """One machine.
+
+    `last_first`: sessions are numbered from the last login of a call to the first. Records were logged in in the order
+    of directory entries when the corpus was recorded, which here is the order of names.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.state = directory / "state"
+        self.config = directory / "config"
+        self.config.mkdir(parents=True)
+        self.daemon = False
+        self.targets: dict[str, Target] = {}
+        self.discovery_chap: tuple[str, str] | None = None
+        self.next_sid, self.next_host, self.next_disk = 1, FIRST_HOST_NO, 0
+        self.last_first = False
+        self.sysfs_root = directory / "sys"
+        self.sysfs = FakeSysfs(self.sysfs_root)
+        (self.sysfs_root / "class/net/lo").mkdir(parents=True)
+        self.configure(CONFIGURATION)
+
+    def configure(self, text: str | None) -> None:
+        path = self.config / "iscsid.conf"
+        path.unlink(missing_ok=True)
+        if text is not None:
+            path.write_text(text)
+
+    def empty_database(self) -> None:
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def start_fixture(self, *, iser: bool = True) -> None:
+        """Fixture F: two targets; t2 wants CHAP."""
+        portals = [Portal("10.9.0.1"), Portal("10.9.0.2"), Portal("fd00:9::1")]
+        if iser:
+            portals.append(Portal("10.9.0.1", 3261))
+        self.targets = {T1: Target(portals), T2: Target([Portal("10.9.0.1")], ("chapuser", "chapsecret1234"))}
+        for transport, handle in (("tcp", 1), ("iser", 2)):
+            self.sysfs.add_transport(transport, handle, 0)
+        self.next_sid, self.next_host, self.next_disk = 1, FIRST_HOST_NO, 0
+
+    def context(self) -> Context:
+        return _Context(self)
+
+    # What the daemon does
+
+    def discover(self, wire: dict[str, str]) -> list[dict[str, Any]]:
+        request = discovery_request(wire, HOST_NAME)
+        where = str(request.portal)
+        if request.portal.address == "nosuch.invalid":
+            raise RemoteError(f"{where}: cannot be resolved", code="iscsi", err=4)
+        asked = request.portal._replace(address=_numeric(request.portal.address))
+        if not any(asked in target.portals for target in self.targets.values()):
+            raise RemoteError(f"{where} does not answer", code="iscsi", err=11)
+        if self.discovery_chap not in (None, (request.chap.username, request.chap.password)):
+            raise RemoteError(f"{where} did not accept the credentials", code="iscsi", err=24)
+        return [
+            {"name": name, "portals": [{"address": p.address, "port": p.port, "tpgt": 1} for p in target.portals]}
+            for name, target in self.targets.items()
+        ]
+
+    def log_in(self, wire: dict[str, str]) -> int:
+        request = login_request(wire, HOST_NAME)
+        if request.portal.address == "nosuch.invalid":
+            raise RemoteError("cannot be resolved", code="iscsi", err=4)
+        portal = request.portal._replace(address=_numeric(request.portal.address))
+        reached = [name for name, target in self.targets.items() if portal in target.portals]
+        if not reached or request.hw_address or (portal.port == 3261 and request.transport == "iser" and not reached):
+            raise RemoteError(f"{request} refuses the connection", code="iscsi", err=8)
+        sid = self.next_sid
+        self.next_sid += 1
+        target = self.targets.get(request.target)
+        if target is None or portal not in target.portals:
+            raise RemoteError(f"{request} is out of service", code="iscsi", err=8)
+        chap = request.settings.chap
+        if target.chap not in (None, (chap.username, chap.password)):
+            raise RemoteError(f"{request} did not accept the credentials", code="iscsi", err=24)
+        self._add_session(sid, request, portal)
+        return sid
+
+    def _add_session(self, sid: int, request: LoginRequest, portal: Portal) -> None:
+        host = self.next_host
+        self.next_host += 1
+        iser = request.transport == "iser"
+        chap = request.settings.chap
+        self.sysfs.add_session(request.transport, sid, host)
+        self.sysfs.add_connection(sid, host)
+        self.sysfs.set_session(
+            sid,
+            state="LOGGED_IN",
+            target_state="SCANNED",
+            targetname=request.target,
+            initiatorname=request.initiator_name,
+            ifacename=request.iface_name,
+            tpgt="1",
+            abort_tmo="15",
+            lu_reset_tmo="30",
+            recovery_tmo=str(request.settings.replacement_timeout_s),
+            initial_r2t="1",
+            immediate_data="1",
+            first_burst_len="65536",
+            max_burst_len="262144",
+            username=chap.username or "(null)",
+            password=chap.password or "(null)",
+        )
+        self.sysfs.set_connection(
+            sid,
+            state="up",
+            persistent_address=request.portal.address,
+            persistent_port=str(portal.port),
+            address=EXPANDED.get(portal.address, portal.address),
+            port=str(portal.port),
+            max_recv_dlength="128" if iser else "262144",
+            max_xmit_dlength="8192" if iser else "262144",
+            exp_statsn="1",
+        )
+        if not iser:
+            source = EXPANDED.get(portal.address, "10.9.0.1")
+            self.sysfs.set_host(host, ipaddress=source)
+        if request.netdev:
+            self.sysfs.set_host(host, netdev=request.netdev)
+        for lun in range(2 if request.target == T1 else 1):
+            self.sysfs.add_lun(sid, host, lun, f"sd{chr(ord('a') + self.next_disk % 26)}")
+            self.next_disk += 1
+
+    def log_out(self, sid: int) -> None:
+        session = sysfs.session(sid, str(self.sysfs_root))
+        if session is None:
+            raise RemoteError("no such session", code="iscsi", err=2)
+        self.sysfs.remove_connection(sid, session.host_no)
+        self.sysfs.remove_session(sid, session.host_no)
+
+
+class _Context(Context):
+    """iscsiadm's context, with the played daemon at the other end."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__("iscsiadm", sysfs=str(world.sysfs_root))
+        self._world = world
+
+    def kill(self, pid: int) -> None:
+        assert pid == DAEMON_PID
+        self._world.daemon = False
+
+    def client(self, deadline_s: float) -> Any:
+        assert deadline_s > 0
+        if not self._world.daemon:
+            raise Unavailable("iserd is not running", code="daemon-not-running")
+        return _Client(self._world)
+
+
+class _Client:
+    """What `rdmactl.control.client.Client` offers, without a socket."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def call(self, method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+        if method == "io.rdmactl.Daemon.Status":
+            return {"roles": ["initiator"], "pid": DAEMON_PID}
+        assert method == "io.rdmactl.Initiator.Discover"
+        assert parameters is not None
+        return {"targets": self._world.discover(parameters["record"])}
+
+    def more(self, method: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Outcomes come last first: the front end has to put them in order."""
+        login = method == "io.rdmactl.Initiator.Login"
+        jobs = parameters["records"] if login else parameters["sids"]
+        outcomes = []
+        order = list(enumerate(jobs))
+        for index, job in reversed(order) if self._world.last_first else order:
+            outcome: dict[str, Any] = {"index": index, "sid": None, "failure": None}
+            try:
+                outcome["sid"] = self._world.log_in(job) if login else self._world.log_out(job)
+            except RemoteError as error:
+                outcome["failure"] = {
+                    "code": error.code,
+                    "message": error.message,
+                    "hint": error.hint,
+                    "err": error.err,
+                }
+            outcomes.append(outcome)
+        if parameters.get("wait") is False:
+            outcomes = [{"index": 0, "sid": None, "failure": None}]
+        for outcome in reversed(outcomes):
+            yield {"outcome": outcome}
+
+
+def _numeric(address: str) -> str:
+    return HOST1 if address == "host1.example" else address
