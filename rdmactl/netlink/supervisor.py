@@ -167,7 +167,7 @@ class Supervisor:
             await asyncio.wait({ended}, timeout=interval_s)
             if ended.done():
                 return ended.result()
-            self._bury()
+            self.bury()
             now = time.monotonic()
             if now - due_s > interval_s:
                 lane.forgive(now)
@@ -186,14 +186,14 @@ class Supervisor:
         """The back-off between two instances."""
         # What an ended instance leaves is one heap of cycles; descriptors hang on it, so it goes now and not some day.
         gc.collect()
-        self._bury()
+        self.bury()
         if self._stop.is_set():
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._backoff.pause_s(self._up_s)):
                 await self._stop.wait()
 
-    def _bury(self) -> None:
+    def bury(self) -> None:
         """Clear away abandoned threads that have ended; interrupt the others, for their code may catch everything."""
         for lane in list(self._abandoned):
             if lane.is_alive():
