@@ -86,7 +86,7 @@ class FakeSysfs:
 
     def add_lun(self, sid: int, host_no: int, lun: int, disk: str | None) -> None:
         own = self.host_device(host_no) / f"session{sid}" / f"target{host_no}:0:0" / f"{host_no}:0:0:{lun}"
-        self.write(own, {"state": "running", "queue_depth": "32"})
+        self.write(own, {"state": "running", "queue_depth": "32", "type": "0"})
         if disk is not None:
             self.write(own / "block" / disk, {"size": "131072"})
 
