@@ -1,0 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What holds for all tests: generated cases are the same in every run, and no clock judges them."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+# A time limit for each example fails on a busy machine, for nothing; what is slow shows in pytest's --durations.
+settings.register_profile("rdmactl", deadline=None, derandomize=True)
+settings.load_profile("rdmactl")
