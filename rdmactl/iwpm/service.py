@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rdmactl.errors import KernelError, LocalError, Unavailable
+from rdmactl.errors import KernelError, LocalError
 from rdmactl.iwpm.claims import ClaimKeeper
 from rdmactl.iwpm.conf import MapperConfig
 from rdmactl.iwpm.events import (
@@ -31,7 +31,6 @@ from rdmactl.iwpm.events import (
     Unreachable,
 )
 from rdmactl.iwpm.mapper import PortMapper
-from rdmactl.iwpm.states import LinkState
 from rdmactl.iwpm.stats import ANSWER_TIME_BOUNDS_S
 from rdmactl.iwpm.udp import UdpDoors
 from rdmactl.iwpm.view import MappingInfo, dump_lines, mapping_list
@@ -85,7 +84,7 @@ class PortMapperStatus(NamedTuple):
 class PortMapperService:
     """Implements `ports.Service`. `claims` is the process's keeper of ports; `udp_port` is for tests.
 
-    Its life ends with Unavailable where the kernel would never answer, and when the UDP port is taken.
+    Its life ends with Unavailable when the UDP port is taken.
     """
 
     def __init__(
@@ -246,19 +245,8 @@ class PortMapperService:
                     self._udp.send(output.data, output.path)
                 elif isinstance(output, Notice):
                     _log.log(logging.WARNING if output.level is Level.WARNING else logging.INFO, "%s", output.text)
-                else:
-                    self._ready()
-
-    def _ready(self) -> None:
-        """The kernel has said what it has to say."""
-        if self._mapper.link.state is LinkState.REFUSED and in_initial_netns() is False:
-            raise Unavailable(
-                "not in the initial network namespace: the kernel's port mapper client answers nobody here",
-                hint="run the port mapper on the host itself",
-                code="foreign-netns",
-            )
-        if self._lane is not None:
-            self._lane.ready()
+                elif self._lane is not None:
+                    self._lane.ready()
 
     def _send_to_kernel(self, output: ToKernel) -> None:
         channel, lane = self._channel, self._lane

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""iwpmd on a real kernel with a soft-iWARP that uses mapped ports: the real `tests.scenarios.iwpm.World`.
+
+For the lab's virtual machine only. The adapter's TCP stack is the network namespace `rnic`, with the same address as
+the host: a port that is claimed on the host and one that is listened on by the adapter are then two things, as with
+hardware.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rdmactl.control.client import Client
+from rdmactl.errors import RdmactlError
+from tests.lab.guest import sh, wait_for
+
+ROOT = Path(__file__).resolve().parents[2]
+C_IWPMD = "/usr/sbin/iwpmd"
+IN_RNIC = ("ip", "netns", "exec", "rnic")
+
+
+def set_up() -> None:
+    """One host: 10.9.0.1 and fd09::1 on the host's stack (d0) and on the adapter's (va, in namespace rnic)."""
+    sh("""
+        siw map
+        modprobe -a dummy veth
+        ip link set lo up
+        ip link add d0 type dummy
+        ip address add 10.9.0.1/24 dev d0; ip address add fd09::1/64 dev d0 nodad; ip link set d0 up
+        ip netns add rnic; ip link add va type veth peer name vb; ip link set va netns rnic; ip link set vb up
+        ip -n rnic address add 10.9.0.1/24 dev va; ip -n rnic address add fd09::1/64 dev va nodad
+        ip -n rnic link set va up; ip -n rnic link set lo up
+        ip netns exec rnic rdma link add siw0 type siw netdev va
+    """)
+
+
+class Mapper:
+    """An iwpmd process, ours or rdma-core's. `log` is its standard error."""
+
+    def __init__(self, command: str = "") -> None:
+        words = [command] if command else [sys.executable, "-m", "rdmactl.daemons.iwpmd"]
+        self.log = Path(f"/tmp/iwpmd-{time.monotonic_ns()}.log")
+        environment = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*words, "--systemd"], cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_for(_udp_is_open if command else self.is_ready, "iwpmd to be ready")
+
+    def is_ready(self) -> bool:
+        assert self.process.poll() is None, f"iwpmd ended: {self.text()}"
+        try:
+            with Client("iwpm", deadline_s=10) as client:
+                return all(lane["ready"] for lane in client.call("io.rdmactl.Daemon.Status", {})["lanes"])
+        except RdmactlError:
+            return False
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def mappings(self) -> dict[str, str]:
+        with Client("iwpm", deadline_s=10) as client:
+            found = client.call("io.rdmactl.PortMapper.List", {})["mappings"]
+        return {item["local"]: item["mapped"] for item in found}
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and wait for the end; the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+
+def _udp_is_open() -> bool:
+    return ":0F5F" in Path("/proc/net/udp").read_text()
+
+
+class Rping:
+    """`rping -s` in the adapter's namespace."""
+
+    def __init__(self, local: str) -> None:
+        self.local = local
+        host, _, port = local.rpartition(":")
+        words = ["rping", "-s", "-P", "-a", host.strip("[]"), "-p", port]
+        self.process = subprocess.Popen(
+            [*IN_RNIC, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+
+
+def rping_client(remote: str, *, limit_s: float = 40) -> bool:
+    """Two pings to `remote`; whether they came back. After a refusal rping would wait for ever."""
+    host, _, port = remote.rpartition(":")
+    words = ["stdbuf", "-oL", "-eL", "rping", "-c", "-a", host.strip("[]"), "-p", port, "-C", "2"]
+    with subprocess.Popen(
+        [*IN_RNIC, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        os.set_blocking(process.stdout.fileno(), False)
+        end = time.monotonic() + limit_s
+        said = b""
+        while process.poll() is None:
+            with contextlib.suppress(BlockingIOError):
+                said += process.stdout.read() or b""
+            if b"error" in said or time.monotonic() > end:
+                process.kill()
+                return False
+            time.sleep(0.02)
+        return process.returncode == 0
+
+
+class RealWorld:
+    """The host of `set_up`, with our iwpmd."""
+
+    host, host6 = "10.9.0.1", "[fd09::1]"
+
+    def __init__(self) -> None:
+        self.mapper = Mapper()
+
+    def listen(self, local: str) -> Rping:
+        listener = Rping(local)
+        wait_for(lambda: local in self.mappings(), f"{local} to be mapped")
+        return listener
+
+    def connect(self, remote: str) -> bool:
+        return rping_client(remote)
+
+    def mappings(self) -> dict[str, str]:
+        return self.mapper.mappings()
+
+    def claimed(self, port: int) -> bool:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("0.0.0.0", port))
+            except OSError:
+                return True
+            return False
+
+    def restart(self) -> None:
+        self.mapper.end(signal.SIGKILL)
+        self.mapper = Mapper()
