@@ -240,7 +240,7 @@ def _environment(kit: Kit, request: Request, name: str) -> str:
         "LAB": str(LAB),
         "LAB_DIRECTORY": os.getcwd(),
         "LAB_HOST": name,
-        "LAB_KIT": str(kit.directory),
+        "LAB_KIT": "/lab-kit",
         "LAB_SHARE": "/tmp/lab",
         "LAB_INTERACTIVE": "1" if request.interactive else "",
         **request.environment,
@@ -249,7 +249,7 @@ def _environment(kit: Kit, request: Request, name: str) -> str:
 
 
 def _qemu(kit: Kit, request: Request, share: Path, name: str, accelerator: str) -> list[str]:
-    append = f"{KERNEL_ARGUMENTS} labrun={name}"
+    append = f"{KERNEL_ARGUMENTS} labrun={name} labtree={LAB.parent}"
     if request.systemd:
         masks = [f"{service}.service" for service in MASKED_SERVICES] + MASKED_OTHERS
         append += " labsystemd=1 systemd.unit=lab.target systemd.show_status=0 systemd.log_target=journal "
