@@ -75,6 +75,7 @@ class ServiceLane:
         self.name = name
         self.counters = Counters()
         self.is_ready = False
+        self.has_served = False
         self.started_s = time.monotonic()
         self.ended: concurrent.futures.Future[Exception | None] = concurrent.futures.Future()
         self._factory = factory
@@ -141,7 +142,7 @@ class ServiceLane:
         return channel
 
     def ready(self) -> None:
-        self.is_ready = True
+        self.is_ready = self.has_served = True
         self._changed()
 
     async def blocking(self, function: Callable[[], T], *, deadline_s: float) -> T:
@@ -318,4 +319,5 @@ class ServiceLane:
 
 
 def _name_of(function: Callable[[], Any]) -> str:
-    return getattr(function, "__name__", "the call").lstrip("<").rstrip(">")
+    name: str = getattr(function, "__name__", "<lambda>")
+    return "a blocking call" if name == "<lambda>" else name

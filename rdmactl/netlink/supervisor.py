@@ -95,6 +95,7 @@ class Supervisor:
         self._restarts = 0
         self._stalls = 0
         self._last_error: str | None = None
+        self._recovering = False
         self._up_s = 0.0
         self._stopped = False
 
@@ -156,7 +157,7 @@ class Supervisor:
         if self._stop.is_set():
             return
         self._up_s = time.monotonic() - lane.started_s
-        self._note(error)
+        self._note(error, served=lane.has_served)
 
     async def _watch(self, lane: ServiceLane) -> Exception | None:
         """Wait for the end of the lane; abandon it when it stalls."""
@@ -168,6 +169,7 @@ class Supervisor:
             if ended.done():
                 return ended.result()
             self.bury()
+            self._note_recovery(lane)
             now = time.monotonic()
             if now - due_s > interval_s:
                 lane.forgive(now)
@@ -203,14 +205,20 @@ class Supervisor:
                 self._abandoned.remove(lane)
                 gc.collect()
 
-    def _note(self, error: Exception | None) -> None:
-        """Count the end; log it if it is news."""
+    def _note(self, error: Exception | None, *, served: bool) -> None:
+        """Count the end of an instance; log it if it is news: a new reason, or the end of one that served."""
         self._restarts += 1
         text = _text(error)
-        if text != self._last_error:
+        if served or text != self._last_error:
             unexpected = error is not None and not isinstance(error, RdmactlError)
             _log.error("%s: %s; it is being restarted", self.name, text, exc_info=error if unexpected else None)
         self._last_error = text
+        self._recovering = True
+
+    def _note_recovery(self, lane: ServiceLane) -> None:
+        if self._recovering and lane.is_ready:
+            self._recovering = False
+            _log.info("%s: serving again after %d restarts", self.name, self._restarts)
 
     # ---------------------------------------------------------------- for the dispatcher
 

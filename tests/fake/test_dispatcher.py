@@ -224,6 +224,44 @@ def test_returning_is_ending() -> None:
     assert dispatcher.status()[0].last_error == "short returned although nobody stopped it"
 
 
+def test_changes_of_state_are_logged_and_repetitions_are_not(caplog: pytest.LogCaptureFixture) -> None:
+    attempts = []
+
+    class Late(Server):
+        """Cannot start three times, then serves, fails, and serves again."""
+
+        async def run(self, lane: Lane) -> None:
+            attempts.append(self)
+            if len(attempts) <= 3:
+                raise Unavailable("the module is missing")
+            if len(attempts) == 4:
+                lane.ready()
+                raise Unavailable("the module is missing")
+            await super().run(lane)
+
+    kernel = FakeRdma()
+    registry, pool = Registry(), WorkerPool("late")
+
+    def make_lane() -> ServiceLane:
+        return ServiceLane("late", lambda: Late(IWPM), door=kernel.open, registry=registry, pool=pool)
+
+    async def main() -> None:
+        backoff = RestartBackoff(lambda: 0.0, first_s=0.0, cap_s=0.0)
+        supervisor = Supervisor("late", make_lane, stall_s=0.1, changed=lambda: None, backoff=backoff)
+        task = asyncio.create_task(supervisor.run(lambda: None))
+        await until(lambda: any("again" in record.message for record in caplog.records))
+        supervisor.stop()
+        await task
+
+    with caplog.at_level(logging.INFO):
+        asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records] == [
+        "late: the module is missing; it is being restarted",
+        "late: the module is missing; it is being restarted",
+        "late: serving again after 4 restarts",
+    ]
+
+
 def test_a_failing_factory_is_tried_again_and_says_why_it_is_not_ready() -> None:
     def factory() -> Server:
         raise Unavailable("no RDMA support in the running kernel", hint="load it with: modprobe ib_core")
