@@ -128,14 +128,16 @@ async def converse(link: Link, engine: DiscoveryEngine, steps: Steps, peer: str)
     engine.start(loop.time())
     while True:
         steps.begin(_STEP_OF_STATE.get(engine.state, steps.current))
-        for item in engine.take_output():
+        output = engine.take_output()
+        for item in output:
             if isinstance(item, Pdu):
                 await _send(link, item, engine, peer)
             elif isinstance(item, DiscoveryFailed):
                 raise IscsiFailure(item.err, item.message, hint=item.hint)
             elif isinstance(item, DiscoveryDone | Redirected):
                 return item
-        await _receive(link, engine, peer)
+        if not output:
+            await _receive(link, engine, peer)
 
 
 async def _send(link: Link, pdu: Pdu, engine: DiscoveryEngine, peer: str) -> None:

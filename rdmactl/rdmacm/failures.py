@@ -13,7 +13,6 @@ and there is no reason. Completion states are enum ibv_wc_status of <infiniband/
 from __future__ import annotations
 
 import errno
-import os
 from typing import NamedTuple
 
 from rdmactl.errors import DeadlineExceeded, KernelError, PeerError, RdmactlError, Unavailable
@@ -116,9 +115,13 @@ def no_device(number: int) -> RdmactlError:
     return KernelError(
         "rdma_create_event_channel",
         number,
-        f"cannot open the RDMA connection manager: {os.strerror(number)}",
+        f"cannot open the RDMA connection manager: {_name(number)}",
         hint="check the permissions of /dev/infiniband/rdma_cm",
     )
+
+
+def _name(number: int) -> str:
+    return f"{errno.errorcode.get(number, 'errno')} ({number})"
 
 
 def call_failed(peer: str, operation: str, number: int) -> RdmactlError:
@@ -127,7 +130,7 @@ def call_failed(peer: str, operation: str, number: int) -> RdmactlError:
         return KernelError(operation, number, f"not enough memory to talk to {peer}", hint=_NO_LOCKABLE_MEMORY)
     sentence = _CALLS.get(number)
     if sentence is None:
-        return KernelError(operation, number, f"{operation} for {peer} failed: {os.strerror(number)} ({number})")
+        return KernelError(operation, number, f"{operation} for {peer} failed: {_name(number)}")
     return sentence.kind(f"{peer} {sentence.text} ({operation}: {number})", hint=sentence.hint, code=sentence.code)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages between a process and its RDMA worker: JSON objects behind a length, and errors as JSON. Engine ring.
+"""Messages between a process and its RDMA worker: JSON objects behind a length, and errors as JSON. Shell ring.
 
 A frame is four bytes of length, big-endian, and that many bytes of UTF-8. Both ends are one release of one program,
 so nothing here is versioned; but what comes from a worker comes from the process that talks to a target, so it is

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a discovery over iSER is asked, and what it reports. Engine ring, import-light.
+"""What a discovery over iSER is asked, and what it reports. Shell ring, import-light.
 
 Both travel between a process and its worker as JSON. A report also exists for a discovery that failed: it then has
 `error`, and the steps say how far it came and what took long.
