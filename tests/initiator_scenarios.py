@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import pytest
 
 from rdmactl.initiator import sysfs
-from rdmactl.initiator.api import LoginRequest, SessionSettings
+from rdmactl.initiator.api import LoginRequest, SessionSettings, SessionStatus
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
@@ -73,6 +73,22 @@ async def eventually(world: World, condition: Callable[[], object], what: str) -
     end = time.monotonic() + world.settle_s
     while not condition():
         assert time.monotonic() < end, what
+        await asyncio.sleep(0.005)
+
+
+async def recovered(world: World, times: int = 1) -> SessionStatus:
+    """Wait until the only session has come back for the `times`-th time."""
+
+    async def ask(service: InitiatorService) -> list[SessionStatus]:
+        return service.status()
+
+    end = time.monotonic() + world.settle_s
+    while True:
+        (status,) = await world.call(ask)
+        assert isinstance(status, SessionStatus)
+        if status.recoveries >= times and status.phase == "logged in":
+            return status
+        assert time.monotonic() < end, f"the session does not come back: {status}"
         await asyncio.sleep(0.005)
 
 
@@ -157,19 +173,7 @@ def _half_made(world: World) -> list[int]:
 async def connection_lost(world: World, transport: str) -> None:
     sid = await login(world, request(world, transport))
     world.break_connection(sid)
-    statuses: list[Any] = []
-
-    async def back() -> bool:
-        async def ask(service: InitiatorService) -> Any:
-            return service.status()
-
-        statuses[:] = await world.call(ask)
-        return bool(statuses and statuses[0].recoveries == 1 and statuses[0].phase == "logged in")
-
-    end = time.monotonic() + world.settle_s
-    while not await back():
-        assert time.monotonic() < end, f"the session does not come back: {statuses}"
-        await asyncio.sleep(0.01)
+    await recovered(world)
     assert view(world, sid).connection_text == "LOGGED IN"
     await logout(world, sid)
     assert world.leftovers() == []

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -15,15 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from rdmactl.initiator.api import ChapSettings, SessionStatus
-from rdmactl.initiator.service import InitiatorService
+from rdmactl.initiator.api import ChapSettings
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.pdu import Async, LogoutResponse
 from rdmactl.netlink.iscsi import Uevent
 from tests import initiator_scenarios as scenarios
 from tests.fake.initiator_bench import FakeWorld
 from tests.fake.target import FakeTarget, TargetChap, TargetScript
-from tests.initiator_scenarios import FAST, failure, login, logout, request
+from tests.initiator_scenarios import FAST, failure, login, logout, recovered, request
 
 pytestmark = pytest.mark.fake
 
@@ -198,7 +196,7 @@ def test_stale_events_of_the_old_connection_do_not_disturb_the_new_login(tmp_pat
         sid = await login(world, request(world, "tcp"))
         world.kernel.stale_events = [(Uevent.CONN_ERROR, struct.pack("=III", sid, 0, 1011))] * 5
         world.break_connection(sid)
-        status = await _until_back(world)
+        status = await recovered(world)
         assert status.attempts == 1
         await logout(world, sid)
 
@@ -215,7 +213,7 @@ def test_lost_events_are_made_up_for_from_sysfs(tmp_path: Path) -> None:
         world.break_connection(sid)
         world.kernel.lose_events = False
         world.kernel.overrun()
-        await _until_back(world)
+        await recovered(world)
         await logout(world, sid)
 
     world.run(scenario)
@@ -230,7 +228,7 @@ def test_target_asks_for_a_logout(tmp_path: Path, transport: str) -> None:
         sid = await login(world, request(world, transport))
         world.connections[0].twist = lambda pdu, answers: [LogoutResponse(0, time2wait_s=0).pdu()]
         world.kernel.send_from_target(sid, Async(1, parameter3=5).pdu())
-        status = await _until_back(world)
+        status = await recovered(world)
         assert status.sid == sid
         await logout(world, sid)
         assert world.leftovers() == []
@@ -307,17 +305,3 @@ def test_needs_privilege(tmp_path: Path) -> None:
         assert "root" in error.hint
 
     world.run(scenario)
-
-
-async def _until_back(world: FakeWorld) -> SessionStatus:
-    async def ask(service: InitiatorService) -> list[SessionStatus]:
-        return service.status()
-
-    end = time.monotonic() + world.settle_s
-    while True:
-        (status,) = await world.call(ask)
-        if status.recoveries and status.phase == "logged in":
-            assert isinstance(status, SessionStatus)
-            return status
-        assert time.monotonic() < end, f"the session does not come back: {status}"
-        await asyncio.sleep(0.002)
