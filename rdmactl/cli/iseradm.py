@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from rdmactl.cli.errors import guard, iscsiadm_status
 from rdmactl.cli.iseradm_context import Context, Exit
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -9,10 +9,9 @@ Not here: what a mode does. Portals (`-p`) are read by `rdmactl.iscsi.portal.par
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from rdmactl.cli.iseradm_context import Exit
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -23,13 +22,16 @@ __all__ = ["Arguments", "parse"]
 NO, REQUIRED, OPTIONAL = range(3)
 
 
-class Option(NamedTuple):
+class Option:
     """`short` letter, `long` name, and whether each of them takes an argument."""
 
-    short: str
-    long: str
-    argument: int = NO
-    long_argument: int | None = None
+    __slots__ = ("argument", "long", "long_argument", "short")
+
+    def __init__(self, short: str, long: str, argument: int = NO, long_argument: int | None = None) -> None:
+        self.short = short
+        self.long = long
+        self.argument = argument
+        self.long_argument = argument if long_argument is None else long_argument
 
 
 _OPTIONS = (
@@ -145,12 +147,15 @@ class Arguments:
         return next(iter(self.operations), None)
 
 
-class Event(NamedTuple):
-    """What the scanner met: an option and its argument, or an error ("?"), already reported."""
+class Event:
+    """What the scanner met: an option and its argument; or an error ("?"), already reported, and its culprit."""
 
-    short: str
-    argument: str | None
-    culprit: str
+    __slots__ = ("argument", "culprit", "short")
+
+    def __init__(self, short: str, argument: str | None, culprit: str = "") -> None:
+        self.short = short
+        self.argument = argument
+        self.culprit = culprit
 
 
 def scan(words: list[str], complain: Callable[[str], None]) -> Iterator[Event]:
@@ -172,23 +177,23 @@ def _long(text: str, rest: Iterator[str], complain: Callable[[str], None]) -> Ev
     matches = exact or matches
     if not matches:
         complain(f"unrecognized option '--{name}'")
-        return Event("?", None, "")
+        return Event("?", None)
     if len(matches) > 1:
         possible = " ".join(f"'--{option.long}'" for option in matches)
         complain(f"option '--{text}' is ambiguous; possibilities: {possible}")
-        return Event("?", None, "")
+        return Event("?", None)
     option = matches[0]
-    takes = option.argument if option.long_argument is None else option.long_argument
+    takes = option.long_argument
     if equals:
         if takes == NO:
             complain(f"option '--{option.long}' doesn't allow an argument")
             return Event("?", None, option.short)
-        return Event(option.short, value, "")
+        return Event(option.short, value)
     argument = next(rest, None) if takes == REQUIRED else None
     if takes == REQUIRED and argument is None:
         complain(f"option '--{option.long}' requires an argument")
         return Event("?", None, option.short)
-    return Event(option.short, argument, "")
+    return Event(option.short, argument)
 
 
 def _bundle(letters: str, rest: Iterator[str], complain: Callable[[str], None]) -> Iterator[Event]:
@@ -198,14 +203,14 @@ def _bundle(letters: str, rest: Iterator[str], complain: Callable[[str], None]) 
             complain(f"invalid option -- '{letter}'")
             yield Event("?", None, letter)
         elif option.argument == NO:
-            yield Event(letter, None, "")
+            yield Event(letter, None)
         else:
             argument = letters[at + 1 :] or next(rest, None)
             if argument is None:
                 complain(f"option requires an argument -- '{letter}'")
                 yield Event("?", None, letter)
             else:
-                yield Event(letter, argument, "")
+                yield Event(letter, argument)
             return
 
 

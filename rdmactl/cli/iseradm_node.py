@@ -8,10 +8,10 @@ The order of the checks is iscsiadm's. Not here: talking to the daemon (`iseradm
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from rdmactl.cli.iseradm_context import Exit
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 

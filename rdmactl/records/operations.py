@@ -202,7 +202,7 @@ def portals_for_new(store: Store, selection: Selection, tpgt: int, iface: str) -
     if target is not None and address is not None and port is not None:
         return [NodeId(target, address, port, tpgt, iface)]
     known = store.nodes(target=target, address=address, port=port)
-    return list(dict.fromkeys(node._replace(iface=iface) for node in known))
+    return list(dict.fromkeys(NodeId(node.target, node.address, node.port, node.tpgt, iface) for node in known))
 
 
 def check_pairs(table: Table, pairs: Pairs) -> tuple[Record, list[str]]:

@@ -15,11 +15,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.errors import StoreError
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
@@ -76,14 +75,30 @@ MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
 """Scripts: the n-th one brings a database from version n to n + 1. An old one is never changed."""
 
 
-class NodeId(NamedTuple):
-    """Which node record; `tpgt` is -1 when unknown."""
+class NodeId:
+    """Which node record; `tpgt` is -1 when unknown. A value: equal when all parts are, and not to be changed."""
 
-    target: str
-    address: str
-    port: int
-    tpgt: int
-    iface: str
+    __slots__ = ("address", "iface", "port", "target", "tpgt")
+
+    def __init__(self, target: str, address: str, port: int, tpgt: int, iface: str) -> None:
+        self.target = target
+        self.address = address
+        self.port = port
+        self.tpgt = tpgt
+        self.iface = iface
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, NodeId) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    def __repr__(self) -> str:
+        return f"NodeId{self._parts}"
+
+    @property
+    def _parts(self) -> tuple[str, str, int, int, str]:
+        return self.target, self.address, self.port, self.tpgt, self.iface
 
     @property
     def directory(self) -> str:
@@ -113,17 +128,9 @@ class Store:
     def close(self) -> None:
         self._database.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """All or nothing of what happens inside; a second writer waits."""
-        with self._errors():
-            self._database.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+    def transaction(self) -> _Transaction:
+        """A context manager: all or nothing of what happens inside; a second writer waits."""
+        return _Transaction(self)
 
     # Node records
 
@@ -171,7 +178,7 @@ class Store:
 
     def delete_node(self, node: NodeId) -> bool:
         """Whether there was one."""
-        return self._execute("DELETE FROM nodes WHERE target = ? AND portal = ? AND iface = ?", _identity(node)) > 0
+        return self.execute("DELETE FROM nodes WHERE target = ? AND portal = ? AND iface = ?", _identity(node)) > 0
 
     # Discovery records
 
@@ -195,7 +202,7 @@ class Store:
     def delete_discovery(self, type: str, address: str, port: int) -> bool:
         """Whether there was one."""
         sql = "DELETE FROM discoveries WHERE type = ? AND address = ? AND port = ?"
-        return self._execute(sql, (type, address, port)) > 0
+        return self.execute(sql, (type, address, port)) > 0
 
     # Interface records
 
@@ -209,11 +216,11 @@ class Store:
 
     def write_iface(self, name: str, record: Record) -> None:
         """Add or replace."""
-        self._execute("INSERT OR REPLACE INTO ifaces (name, record) VALUES (?, ?)", (name, _format(record)))
+        self.execute("INSERT OR REPLACE INTO ifaces (name, record) VALUES (?, ?)", (name, _format(record)))
 
     def delete_iface(self, name: str) -> bool:
         """Whether there was one."""
-        return self._execute("DELETE FROM ifaces WHERE name = ?", (name,)) > 0
+        return self.execute("DELETE FROM ifaces WHERE name = ?", (name,)) > 0
 
     # The database
 
@@ -237,8 +244,7 @@ class Store:
     def _prepare(self, database: sqlite3.Connection) -> None:
         version = _version(database)
         if version == 0:
-            with suppress(sqlite3.OperationalError):  # another process makes the database at this moment
-                database.execute("PRAGMA journal_mode = WAL")
+            _use_write_ahead_log(database)
         database.execute("PRAGMA synchronous = FULL")
         database.execute("PRAGMA secure_delete = ON")
         if version > len(self._migrations):
@@ -273,24 +279,15 @@ class Store:
         finally:
             copy.close()
 
-    @contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                raise StoreError(f"{self.path} has been locked by another program for {BUSY_S:g} s") from None
-            raise StoreError(f"{self.path} cannot be used: {error}", hint="check the disk") from None
-        except UnicodeEncodeError:
-            raise StoreError("a name that is not UTF-8 cannot be recorded") from None
-        except sqlite3.DatabaseError as error:
-            raise StoreError(f"{self.path} is damaged: {error}", hint="put back a copy of it") from None
+    def _errors(self) -> _Errors:
+        return _Errors(self.path)
 
     def _select(self, sql: str, values: Sequence[str | int] = ()) -> list[tuple[Any, ...]]:
         with self._errors():
             return self._database.execute(sql, values).fetchall()
 
-    def _execute(self, sql: str, values: Sequence[str | int]) -> int:
+    def execute(self, sql: str, values: Sequence[str | int] = ()) -> int:
+        """Run one statement; how many rows it has changed. For this module."""
         with self._errors():
             return self._database.execute(sql, values).rowcount
 
@@ -308,6 +305,47 @@ class Store:
                 "INSERT INTO secrets (kind, id, key, value) VALUES (?, ?, ?, ?)",
                 [(kind, row, key, value) for key, value in _secrets(record)],
             )
+
+
+class _Errors:
+    """What goes wrong inside becomes a StoreError that names the file."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        """Nothing to do."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, sqlite3.OperationalError):
+            if "locked" in str(error) or "busy" in str(error):
+                raise StoreError(f"{self._path} has been locked by another program for {BUSY_S:g} s") from None
+            raise StoreError(f"{self._path} cannot be used: {error}", hint="check the disk") from None
+        if isinstance(error, UnicodeEncodeError):
+            raise StoreError("a name that is not UTF-8 cannot be recorded") from None
+        if isinstance(error, sqlite3.DatabaseError):
+            raise StoreError(f"{self._path} is damaged: {error}", hint="put back a copy of it") from None
+
+
+class _Transaction:
+    """BEGIN ... COMMIT, or ROLLBACK when something is raised inside."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> None:
+        self._store.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._store.execute("COMMIT" if error is None else "ROLLBACK")
+
+
+def _use_write_ahead_log(database: sqlite3.Connection) -> None:
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):  # else another process makes the database at this moment, and does it
+            raise
 
 
 def _identity(node: NodeId) -> tuple[str, str, str]:
