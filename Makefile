@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make demo` and `make test` each do everything on a fresh machine: packages, virtual environment, lab.
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick lab-test lab-shell bench packages lab clean
+.PHONY: help install-units demo test quick lab-test lab-shell bench packages lab clean
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -47,3 +47,9 @@ $(VENV)/.installed: pyproject.toml setup.py rdmactl/_cffi_build.py | packages
 clean:  ## remove what was built here (the lab's cache stays: ~/.cache/rdmactl-lab)
 	rm -rf $(VENV) build dist *.egg-info rdmactl/_rdmacm.*
 	find . -name __pycache__ -prune -exec rm -rf {} +
+
+BINDIR ?= /usr/bin
+UNITDIR ?= /etc/systemd/system
+install-units:  ## the systemd units into UNITDIR, for programs in BINDIR
+	@for unit in daemons/systemd/*.service; do \
+	  sed 's,@BINDIR@,$(BINDIR),' $$unit > $(UNITDIR)/$${unit##*/} && echo "$(UNITDIR)/$${unit##*/}"; done
