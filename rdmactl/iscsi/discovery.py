@@ -83,7 +83,7 @@ class DiscoveryConfig:
     initiator_alias: str | None = None
     chap: ChapCredentials | None = None
     max_recv_data_segment_bytes: int = DISCOVERY_RECEIVE_BYTES
-    """The longest part of the list the target may send; over iSER the receive buffers must hold it (8192 in the kernel)."""
+    """The longest part of the list the target may send; over iSER the buffers must hold it (8192 in the kernel)."""
     header_digest: tuple[str, ...] = ("None",)
     """Offered over TCP, the preferred one first."""
     data_digest: tuple[str, ...] = ("None",)
