@@ -69,8 +69,6 @@ def login_of(context: Context, node: NodeId, record: Record, sessions: Iterable[
 
 def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last_line: bool = True) -> int:
     """Log in; returns the status. `last_line`: say at the end that not all went well, as node mode does."""
-    from rdmactl.cli.iseradm_print import node_text
-
     status = 0
     asked: list[Login] = []
     for login in logins:
@@ -83,18 +81,7 @@ def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last
         else:
             asked.extend([login] * (login.wanted - login.present))
     if asked:
-        multiple = {True: " (multiple)", False: ""}
-        announced = [f"Logging in to {node_text(login.node)}{multiple[login.wanted > 1]}" for login in asked]
-        records = [wire_record(login.record) for login in asked]
-        failed = _report(
-            context,
-            announced,
-            _outcomes(context, "Login", {"records": records, "wait": wait}, len(asked), _deadline_s(records))
-            if wait
-            else _send_only(context, records),
-            [f"Login to {node_text(login.node)} successful." if wait else "" for login in asked],
-            [f"Could not login to {node_text(login.node)}" for login in asked],
-        )
+        failed = _carry_out(context, _logins(asked, wait=wait))
         status = status or failed
     if status and last_line and (context.exact or len(logins) > 1 or not asked):
         context.error("Could not log into all portals")
@@ -114,12 +101,16 @@ def log_out(context: Context, sessions: Sequence[SessionView]) -> int:
         context.error("No matching sessions found")
         return 21
     names = [_session_text(session) for session in sessions]
-    status = _report(
+    status = _carry_out(
         context,
-        [f"Logging out of session {name}" for name in names],
-        _outcomes(context, "Logout", {"sids": [session.sid for session in sessions]}, len(sessions), _LOGOUT_S),
-        [f"Logout of {name} successful." for name in names],
-        [f"Could not logout of {name}" for name in names],
+        _Work(
+            "Logout",
+            {"sids": [session.sid for session in sessions]},
+            _LOGOUT_S,
+            [f"Logging out of session {name}" for name in names],
+            [f"Logout of {name} successful." for name in names],
+            [f"Could not logout of {name}" for name in names],
+        ),
     )
     if status == _NOT_CONNECTED and context.exact:
         context.error("No matching sessions found")
@@ -142,6 +133,17 @@ def wire_record(record: Record) -> dict[str, str]:
     return {key: plain(value) for key, value in record.items() if value}
 
 
+class _Work(NamedTuple):
+    """One call for several objects; what to say of each before it, when it went well, and when it failed."""
+
+    method: str
+    parameters: dict[str, Any]
+    each_s: float
+    announced: list[str]
+    good: list[str]
+    bad: list[str]
+
+
 class _Failure(NamedTuple):
     """Why one object failed: open-iscsi's number and a sentence."""
 
@@ -149,15 +151,58 @@ class _Failure(NamedTuple):
     sentence: str
 
 
-def _outcomes(
-    context: Context, method: str, parameters: dict[str, Any], count: int, each_s: float
-) -> Iterator[_Failure | None]:
+def _logins(asked: Sequence[Login], *, wait: bool) -> _Work:
+    """Logins as work; those nobody waits for have nothing to say when they are done."""
+    from rdmactl.cli.iseradm_print import node_text
+
+    records = [wire_record(login.record) for login in asked]
+    names = [node_text(login.node) for login in asked]
+    return _Work(
+        "Login",
+        {"records": records, "wait": wait},
+        _deadline_s(records),
+        [f"Logging in to {name}{' (multiple)' * (login.wanted > 1)}" for name, login in zip(names, asked, strict=True)],
+        [f"Login to {name} successful." for name in names] if wait else [],
+        [f"Could not login to {name}" for name in names],
+    )
+
+
+def _carry_out(context: Context, work: _Work) -> int:
+    """Announce, and print the outcomes as they come; the first failure's number.
+
+    iscsiadm announces before it looks for its daemon; under our own name nothing is announced that cannot begin.
+    """
+    status = done = 0
+    if context.exact:
+        print("\n".join(work.announced), flush=True)
+    try:
+        for turn, failure in enumerate(_outcomes(context, work)):
+            done = turn + 1
+            if failure is not None:
+                status = status or failure.err
+                _complain(context, work.bad[turn], failure)
+            elif work.good:
+                print(work.good[turn], flush=True)
+    except Unavailable as error:
+        return status or _unavailable(context, error, work.bad[done:])
+    except RdmactlError as error:
+        failure = _Failure(iscsiadm_status(error), error_text(error))
+        for text in work.bad[done:]:
+            _complain(context, text, failure)
+        return status or failure.err
+    return status
+
+
+def _outcomes(context: Context, work: _Work) -> Iterator[_Failure | None]:
     """How each object of a call ended, in the order of the call."""
-    rounds = (count + _AT_ONCE - 1) // _AT_ONCE
+    rounds = (len(work.bad) + _AT_ONCE - 1) // _AT_ONCE
     waiting: dict[int, _Failure | None] = {}
     turn = 0
-    with context.client(min(each_s * rounds, _DEADLINE_MAX_S) + 5.0) as client:
-        for reply in client.more(f"io.rdmactl.Initiator.{method}", {**parameters, "deadline_s": each_s}):
+    with context.client(min(work.each_s * rounds, _DEADLINE_MAX_S) + 5.0) as client:
+        if not context.exact:
+            print("\n".join(work.announced), flush=True)
+        parameters = {**work.parameters, "deadline_s": work.each_s}
+        for reply in client.more(f"io.rdmactl.Initiator.{work.method}", parameters):
             outcome = reply["outcome"]
             failure = outcome.get("failure")
             waiting[outcome["index"]] = None if failure is None else _failure(failure)
@@ -166,61 +211,18 @@ def _outcomes(
                 turn += 1
 
 
-def _send_only(context: Context, records: list[dict[str, str]]) -> Iterator[_Failure | None]:
-    """Hand the logins to the daemon, which goes on by itself."""
-    parameters = {"records": records, "wait": False, "deadline_s": _deadline_s(records)}
-    with context.client(30.0) as client:
-        for _ in client.more("io.rdmactl.Initiator.Login", parameters):
-            pass
-    yield from [None] * len(records)
-
-
-def _report(
-    context: Context,
-    announced: Sequence[str],
-    outcomes: Iterator[_Failure | None],
-    good: Sequence[str],
-    bad: Sequence[str],
-) -> int:
-    """Announce, then print the outcomes as they come; the first failure's number."""
-    status = 0
-    done = 0
-    if context.exact:
-        print("\n".join(announced), flush=True)
-    try:
-        for turn, failure in enumerate(outcomes):
-            if turn == 0 and not context.exact:
-                print("\n".join(announced), flush=True)
-            done = turn + 1
-            if failure is None:
-                if good[turn]:
-                    print(good[turn], flush=True)
-            else:
-                status = status or failure.err
-                _complain(context, bad[turn], failure)
-    except Unavailable as error:
-        failure = _unavailable(context, error, len(announced) - done)
-        if context.exact:
-            for text in bad[done:]:
-                _complain(context, text, failure)
-        return status or failure.err
-    except RdmactlError as error:
-        failure = _Failure(iscsiadm_status(error), error_text(error))
-        for text in bad[done:]:
-            _complain(context, text, failure)
-        return status or failure.err
-    return status
-
-
-def _unavailable(context: Context, error: Unavailable, requests: int) -> _Failure:
+def _unavailable(context: Context, error: Unavailable, bad: Sequence[str]) -> int:
     """The daemon is not there, or has gone: said once, or in iscsiadm's words once for each request."""
+    failure = _Failure(iscsiadm_status(error), error.message)
     if not context.exact:
         context.error(error_text(error))
-    elif error.code == "daemon-not-running":
-        for _ in range(requests):
-            for line in DAEMON_DOWN:
-                context.error(line)
-    return _Failure(iscsiadm_status(error), error.message)
+        return failure.err
+    if error.code == "daemon-not-running":
+        for line in DAEMON_DOWN * len(bad):
+            context.error(line)
+    for text in bad:
+        _complain(context, text, failure)
+    return failure.err
 
 
 def _complain(context: Context, text: str, failure: _Failure) -> None:
