@@ -85,6 +85,12 @@ def test_numbers_out_of_range_name_the_range(text: str) -> None:
         result(("MaxRecvDataSegmentLength", text))
 
 
+@pytest.mark.parametrize("text", ["yes", "1", "", "Maybe"])
+def test_booleans_are_yes_or_no(text: str) -> None:
+    with pytest.raises(PeerError, match=r"InitialR2T.* neither Yes nor No"):
+        result(("InitialR2T", text))
+
+
 def test_hexadecimal_numbers() -> None:
     """Row 32."""
     assert result(("MaxRecvDataSegmentLength", "0x2000")).max_xmit_data_segment_bytes == 8192
