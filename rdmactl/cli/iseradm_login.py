@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.cli.errors import err_text, error_text, iscsiadm_status
-from rdmactl.errors import RdmactlError, Unavailable
+from rdmactl.errors import RdmactlError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -68,7 +68,7 @@ def login_of(context: Context, node: NodeId, record: Record, sessions: Iterable[
 
 
 def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last_line: bool = True) -> int:
-    """Log in; returns the status. `last_line`: say at the end that not all went well, as node mode does."""
+    """Log in; returns the status. `last_line`: iscsiadm says at the end that not all went well, in node mode."""
     status = 0
     asked: list[Login] = []
     for login in logins:
@@ -83,7 +83,7 @@ def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last
     if asked:
         failed = _carry_out(context, _logins(asked, wait=wait))
         status = status or failed
-    if status and last_line and (context.exact or len(logins) > 1 or not asked):
+    if status and last_line and context.exact:
         context.error("Could not log into all portals")
     return status
 
@@ -115,7 +115,7 @@ def log_out(context: Context, sessions: Sequence[SessionView]) -> int:
     if status == _NOT_CONNECTED and context.exact:
         context.error("No matching sessions found")
         return 21
-    if status and (context.exact or len(sessions) > 1):
+    if status and context.exact:
         context.error("Could not logout of all requested sessions")
     return status
 
@@ -183,13 +183,8 @@ def _carry_out(context: Context, work: _Work) -> int:
                 _complain(context, work.bad[turn], failure)
             elif work.good:
                 print(work.good[turn], flush=True)
-    except Unavailable as error:
-        return status or _unavailable(context, error, work.bad[done:])
     except RdmactlError as error:
-        failure = _Failure(iscsiadm_status(error), error_text(error))
-        for text in work.bad[done:]:
-            _complain(context, text, failure)
-        return status or failure.err
+        return status or _given_up(context, error, work.bad[done:])
     return status
 
 
@@ -211,11 +206,11 @@ def _outcomes(context: Context, work: _Work) -> Iterator[_Failure | None]:
                 turn += 1
 
 
-def _unavailable(context: Context, error: Unavailable, bad: Sequence[str]) -> int:
-    """The daemon is not there, or has gone: said once, or in iscsiadm's words once for each request."""
-    failure = _Failure(iscsiadm_status(error), error.message)
+def _given_up(context: Context, error: RdmactlError, bad: Sequence[str]) -> int:
+    """The call as a whole failed: said once, or in iscsiadm's words for each object."""
+    failure = _Failure(iscsiadm_status(error), error_text(error))
     if not context.exact:
-        context.error(error_text(error))
+        context.error(failure.sentence)
         return failure.err
     if error.code == "daemon-not-running":
         for line in DAEMON_DOWN * len(bad):

@@ -11,7 +11,7 @@ import re
 import pytest
 
 from tests.golden.corpus import Expected, scenarios
-from tests.golden.scenario import is_ours, play
+from tests.golden.scenario import Played, is_ours, play
 from tests.golden.shell import Result
 
 pytestmark = pytest.mark.fake
@@ -76,9 +76,14 @@ def sorted_lines(printed: Result) -> tuple[list[str], list[str], int]:
     return sorted(printed.stdout.splitlines()), sorted(printed.stderr.splitlines()), printed.status
 
 
+@pytest.fixture
+def played(scenario: str, name: str) -> Played:
+    """A case, after its scenario has been played: once for all of its cases."""
+    return play(scenario)[name]
+
+
 @pytest.mark.parametrize(("scenario", "name"), cases(excused=False))
-def test_same_words_same_status(scenario: str, name: str) -> None:
-    played = play(scenario)[name]
+def test_same_words_same_status(played: Played) -> None:
     assert played.result is not None
     expected = played.case.expected
     if expected is None:
@@ -92,8 +97,7 @@ def test_same_words_same_status(scenario: str, name: str) -> None:
 
 
 @pytest.mark.parametrize(("scenario", "name"), cases(excused=True))
-def test_what_is_excused_still_differs(scenario: str, name: str) -> None:
-    played = play(scenario)[name]
+def test_what_is_excused_still_differs(played: Played) -> None:
     assert played.result is not None
     if played.case.expected is None:
         assert played.result.status != played.case.status

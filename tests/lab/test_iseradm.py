@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""iseradm and iserd on a real kernel: discover, log in over TCP and iSER, look, log out; and what cannot work.
+
+What the kernel's sessions look like is compared with open-iscsi's own iscsiadm, which reads the same sysfs.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.lab import initiator_world as world
+from tests.lab.guest import wait_for
+
+pytestmark = pytest.mark.kernel
+
+ISCSIADM = "/usr/sbin/iscsiadm"
+PORTAL = str(world.TCP)
+ADDRESS, PORT = world.TCP
+NODE = ("-m", "node", "-T", world.TARGET)
+ANNOUNCED = f"[iface: default, target: {world.TARGET}, portal: {ADDRESS},{PORT}]"
+
+
+class Ran(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Host:
+    """This machine with its own iserd."""
+
+    def __init__(self, directory: Path) -> None:
+        self.environment = os.environ | {
+            f"RDMACTL_{name}_DIRECTORY": str(directory / name.lower()) for name in ("STATE", "RUNTIME", "CONFIG")
+        }
+        self.socket = directory / "runtime" / "initiator.sock"
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        self.daemon = subprocess.Popen([sys.executable, "-m", "rdmactl.daemons.iserd"], env=self.environment)
+        wait_for(self.socket.exists, "iserd's socket")
+
+    def stop(self) -> None:
+        if self.daemon is not None and self.daemon.poll() is None:
+            self.daemon.send_signal(signal.SIGTERM)
+            assert self.daemon.wait(60) == 0
+
+    def run(self, *words: str) -> Ran:
+        command = [sys.executable, "-m", "rdmactl.cli.iseradm", *words]
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    world.set_up()
+    own = Host(tmp_path_factory.mktemp("rdmactl"))
+    own.start()
+    yield own
+    own.stop()
+
+
+def test_a_session_from_discovery_to_logout(host: Host) -> None:
+    found = host.run("-m", "discovery", "-t", "st", "-p", PORTAL)
+    assert f"{PORTAL},1 {world.TARGET}" in found.stdout.splitlines()
+    login = host.run(*NODE, "-p", PORTAL, "-l")
+    assert login == Ran(0, f"Logging in to {ANNOUNCED}\nLogin to {ANNOUNCED} successful.\n", "")
+    iser = (*NODE, "-p", str(world.ISER), "-I", "iser")
+    assert host.run(*iser[:3], world.TARGET, "-p", f"{world.ISER},1", "-I", "iser", "-o", "new").status == 0
+    assert host.run(*iser, "-l").status == 0
+    listed = host.run("-m", "session").stdout
+    assert {line.split()[0] for line in listed.splitlines()} == {"tcp:", "iser:"}
+    for words in (("-m", "session"), ("-m", "host"), ("-m", "host", "-P", "1")):
+        theirs = subprocess.run([ISCSIADM, *words], capture_output=True, text=True, check=True)
+        assert host.run(*words).stdout == theirs.stdout
+    deep = host.run("-m", "session", "-P", "3").stdout
+    assert deep.count("Attached scsi disk sd") == 2
+    again = host.run(*NODE, "-p", PORTAL, "-l")
+    assert (again.status, again.stderr) == (15, "iseradm: default: 1 session requested, but 1 already present.\n")
+    out = host.run("-m", "session", "-u")
+    assert (out.status, out.stdout.count(" successful.")) == (0, 2)
+    assert host.run("-m", "session").status == 21
+    assert world.kernel_stumbled() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("-m", "discovery", "-t", "st", "-p", f"{ADDRESS}:9999"), 11),
+        (("-m", "discovery", "-t", "st", "-p", "nosuch.invalid"), 4),
+    ],
+)
+def test_a_discovery_that_cannot_work_is_one_sentence(host: Host, words: tuple[str, ...], status: int) -> None:
+    ran = host.run(*words)
+    assert (ran.status, ran.stdout) == (status, "")
+    assert ran.stderr.startswith("iseradm: Could not perform SendTargets discovery: ")
+    assert ran.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("target", "port", "status"), [(world.TARGET, 9999, 8), (f"{world.TARGET}-absent", PORT, 8)])
+def test_a_login_that_cannot_work_is_one_sentence(host: Host, target: str, port: int, status: int) -> None:
+    node = ("-m", "node", "-T", target, "-p", f"{ADDRESS}:{port}")
+    assert host.run(*node, "-o", "new").status == 0
+    quick = (
+        "-n",
+        "node.session.initial_login_retry_max",
+        "-v",
+        "1",
+        "-n",
+        "node.conn[0].timeo.login_timeout",
+        "-v",
+        "2",
+    )
+    assert host.run(*node, "-o", "update", *quick).status == 0
+    ran = host.run(*node, "-l")
+    assert ran.status == status
+    assert ran.stderr.startswith(f"iseradm: Could not login to [iface: default, target: {target}, ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_an_ordinary_user_may_look_and_nothing_else(host: Host) -> None:
+    assert host.run("-m", "discovery", "-t", "st", "-p", PORTAL).status == 0
+    assert host.run(*NODE, "-p", PORTAL, "-l").status == 0
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "rdmactl.cli.iseradm"]
+
+    def run(*words: str) -> Ran:
+        done = subprocess.run([*user, *words], env=host.environment, capture_output=True, text=True, check=False)
+        return Ran(done.returncode, done.stdout, done.stderr)
+
+    assert run("-m", "session") == host.run("-m", "session")
+    refused = run("-m", "session", "-u")
+    assert (refused.status, refused.stderr.count("\n")) == (13, 1)
+    assert run("-m", "node").status == 6
+    assert host.run("-m", "session", "-u").status == 0
+
+
+def test_the_daemon_ends_when_asked(host: Host) -> None:
+    assert host.run("-k", "0") == Ran(0, "", "")
+    assert host.daemon is not None
+    assert host.daemon.wait(60) == 0
+    ran = host.run(*NODE, "-p", PORTAL, "-l")
+    assert (ran.status, ran.stdout, ran.stderr.count("\n")) == (20, "", 1)
+    host.start()
