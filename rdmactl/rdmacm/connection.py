@@ -55,6 +55,7 @@ class Deadlines(NamedTuple):
     suspect_s: float = 5.0
     close_s: float = 1.0
     close_failed_s: float = 0.2
+    free_s: float = 0.5
 
 
 DEADLINES = Deadlines()
@@ -153,6 +154,11 @@ class Connection:
         self._check(rc, "rdma_accept")
         await self._leave(State.CONNECT, "connect", self._deadlines.connect_s)
 
+    async def reject(self, private_data: bytes = b"") -> None:
+        """Passive side: refuse the request, and close."""
+        self._lib.cm_reject(self._id, private_data, len(private_data))
+        await self.close()
+
     async def send(self, message: bytes) -> None:
         """Send one message; waits for a free slot, not for its arrival."""
         while True:
@@ -175,19 +181,26 @@ class Connection:
         return self._inbox.popleft()
 
     async def close(self) -> None:
-        """Take the connection down and give everything back; never raises, harmless when called twice."""
+        """Take the connection down and give everything back; never raises, harmless when called twice.
+
+        With a call that does not return nothing can be given back: then `stuck` stays True.
+        """
         self._move(Own.CLOSE)
-        if self.state is State.CLOSED or self.stuck:
+        if self.state is State.CLOSED or not await self._call_returned():
             return
         if self._was_up and not self._peer_gone:
             self._lib.cm_disconnect(self._id)
             patience_s = self._deadlines.close_failed_s if self.failure else self._deadlines.close_s
-            await self._peer_gone_within(patience_s)
+            await self._until(lambda: self._peer_gone, patience_s)  # in a black hole it never comes: go on without
         self._stop_watching()
         self._channel.forget(self._key)
-        await self._in_thread(self._free)
-        if not self.stuck:
-            self._move(Own.FREED)
+        try:
+            # On iWARP this waits for the peer's part of the connection set-up, 10 s with soft-iWARP.
+            async with asyncio.timeout(self._deadlines.free_s):
+                await self._in_thread(self._free)
+        except TimeoutError:
+            return
+        self._move(Own.FREED)
 
     # Stages
 
@@ -347,14 +360,18 @@ class Connection:
         if self.failure is not None:
             raise self.failure
 
-    async def _peer_gone_within(self, deadline_s: float) -> None:
-        """In a black hole DISCONNECTED never comes: go on without it."""
+    async def _until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
+        """Wait until the condition holds; whether it did in time."""
         try:
             async with asyncio.timeout(deadline_s):
-                while not self._peer_gone:
+                while not condition():
                     await self._changed()
         except TimeoutError:
-            return
+            return False
+        return True
+
+    async def _call_returned(self) -> bool:
+        return await self._until(lambda: not self.stuck, self._deadlines.close_failed_s)
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a call that may block. When the caller gives up waiting, the connection is stuck until it returns."""
@@ -365,6 +382,7 @@ class Connection:
 
     def _unstuck(self, call: asyncio.Future[Any]) -> None:
         self.stuck = False
+        self._wake()
         if not call.cancelled():
             call.exception()  # seen: nobody may be waiting any more
 
