@@ -104,6 +104,7 @@ class ServiceLane:
 
     def open(self, spec: ChannelSpec, handler: ChannelHandler) -> NetlinkChannel:
         """See `ports.Lane.open`. Unavailable or KernelError when the socket cannot be had."""
+        self._refuse_if_abandoned()
         claim = self._registry.claim(self.name, spec)
         try:
             socket = self._door(spec)
@@ -122,11 +123,13 @@ class ServiceLane:
             released=self._channel_closed,
         )
         self._channels[channel] = claim
+        self._refuse_if_abandoned(channel)
         self._loop.add_reader(socket.fileno(), channel.turn)
         return channel
 
     def open_requests(self, spec: ChannelSpec) -> NetlinkRequestChannel:
         """See `ports.Lane.open_requests`."""
+        self._refuse_if_abandoned()
         if spec.groups:
             raise LocalError("a request channel joins no group: events would be taken for answers")
         channel = NetlinkRequestChannel(
@@ -139,6 +142,7 @@ class ServiceLane:
             released=self._requests_closed,
         )
         self._channels[channel] = None
+        self._refuse_if_abandoned(channel)
         return channel
 
     def ready(self) -> None:
@@ -307,6 +311,13 @@ class ServiceLane:
         error = context.get("exception")
         if isinstance(error, Exception) and not self._abandoned:
             self._fail(error)
+
+    def _refuse_if_abandoned(self, channel: NetlinkChannel | NetlinkRequestChannel | None = None) -> None:
+        """A thread that woke too late gets no new socket. Asked before, and again once `_channels` has it."""
+        if self._abandoned:
+            if channel is not None:
+                channel.fence()
+            raise LocalError(f"this instance of {self.name} has been given up", code="abandoned")
 
     def _channel_closed(self, channel: NetlinkChannel) -> None:
         self._loop.remove_reader(channel.fileno())
