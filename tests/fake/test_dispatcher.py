@@ -375,6 +375,41 @@ def test_the_successor_of_an_instance_that_tidied_nothing_can_have_its_ports(how
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("requests", [False, True])
+def test_an_instance_that_wakes_too_late_gets_no_new_socket(requests: bool) -> None:
+    wake = threading.Event()
+    refusals: list[str] = []
+    kernel = FakeRdma()
+
+    class Sleepy(Server):
+        async def run(self, lane: Lane) -> None:
+            if not sleepy:
+                sleepy.append(self)
+                with contextlib.suppress(BaseException):  # holds out against the interruption
+                    while not wake.is_set():
+                        time.sleep(0.001)  # noqa: ASYNC251 (a stalled loop)
+                try:
+                    lane.open_requests(ChannelSpec(IWPM.family)) if requests else lane.open(IWPM, self)
+                except BaseException as error:
+                    refusals.append(type(error).__name__)
+                    raise
+            await super().run(lane)
+
+    sleepy: list[Sleepy] = []
+    dispatcher = Dispatcher(kernel.open, stall_s=STALL_S)
+    dispatcher.add("sleepy", lambda: Sleepy(IWPM))
+
+    async def scenario() -> None:
+        wake.set()
+        await until(lambda: dispatcher.status()[0].abandoned == 0)
+        assert len(kernel.sockets) == 1
+
+    dispatch(dispatcher, scenario)
+    assert refusals
+    assert dispatcher.status()[0].restarts == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stalls", "raises"])
 def test_many_restarts_leave_nothing_behind(how: str) -> None:
     def descriptors() -> int:
@@ -403,18 +438,18 @@ def test_many_restarts_leave_nothing_behind(how: str) -> None:
 
     async def main() -> None:
         backoff = RestartBackoff(lambda: 0.0, first_s=0.0, cap_s=0.0)
-        supervisor = Supervisor("failing", make_lane, stall_s=0.02, changed=lambda: None, backoff=backoff)
+        supervisor = Supervisor("failing", make_lane, stall_s=STALL_S / 2, changed=lambda: None, backoff=backoff)
         task = asyncio.create_task(supervisor.run(lambda: None))
-        await until(lambda: supervisor.status().restarts >= 20)
+        await until(lambda: supervisor.status().restarts >= 10)
         supervisor.stop()
         await task
-        await until(lambda: not any(lane.is_alive() for lane in lanes))
+        await until(lambda: supervisor.bury() or not any(lane.is_alive() for lane in lanes))
         supervisor.bury()
+        await until(lambda: threading.active_count() == threads)  # request threads end by themselves
 
     threads, before = threading.active_count(), descriptors()
     asyncio.run(main())
     lanes.clear()
-    assert threading.active_count() == threads
     assert descriptors() == before
     assert kernel.sockets == []
 
