@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from rdmactl.errors import RdmactlError
+from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError, StoreError, Unavailable
 
 TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
@@ -46,6 +46,26 @@ _ISCSIADM_BY_CODE = {
 }
 
 
+_CODE_OF_GROUP = {
+    # A code that has no line of its own counts as one that has.
+    "not-permitted": "access-denied",
+    "not-found": "invalid",
+    "duplicate": "invalid",
+    "restarting": "unavailable",
+    "abandoned": "unavailable",
+    "ended": "unavailable",
+    "stopping": "daemon-gone",
+    "no-such-service": "unavailable",
+}
+
+_CODE_OF_CLASS = (
+    (DeadlineExceeded, "deadline"),
+    (Unavailable, "unavailable"),
+    (LocalError, "invalid"),
+    (StoreError, "store"),
+)
+
+
 def error_text(error: RdmactlError) -> str:
     """The sentence for a person: message, and the hint where there is one."""
     return f"{error.message}; {error.hint}" if error.hint else error.message
@@ -53,13 +73,23 @@ def error_text(error: RdmactlError) -> str:
 
 def exit_status(error: RdmactlError) -> int:
     """The status of the native front ends."""
-    return _EXIT_BY_CODE.get(error.code, EXIT_INTERNAL)
+    return _EXIT_BY_CODE.get(_known_code(error, _EXIT_BY_CODE), EXIT_INTERNAL)
 
 
 def iscsiadm_status(error: RdmactlError) -> int:
     """The status as iscsiadm numbers it: the error's own `err` when it carries one, else by its code."""
     err = getattr(error, "err", None)
-    return int(err) if err else _ISCSIADM_BY_CODE.get(error.code, EXIT_INTERNAL)
+    return int(err) if err else _ISCSIADM_BY_CODE.get(_known_code(error, _ISCSIADM_BY_CODE), EXIT_INTERNAL)
+
+
+def _known_code(error: RdmactlError, known: dict[str, int]) -> str:
+    """The error's code, or one of `known` that stands for it: of its group, or of its class."""
+    if error.code in known:
+        return error.code
+    if error.code.startswith("invalid-"):
+        return "invalid"
+    by_class = next((code for kind, code in _CODE_OF_CLASS if isinstance(error, kind)), error.code)
+    return _CODE_OF_GROUP.get(error.code, by_class)
 
 
 def err_text(err: int) -> str:
