@@ -120,7 +120,7 @@ class LoginEngine:
         credentials = self._config.chap
         if credentials is None:
             self._advance(LoginInput.BEGIN_OPERATIONAL)
-            self._send_operational([*self._identity(), *self._negotiation.offers()], first=True)
+            self._send_operational([*self._identity(), *self._negotiation.offers()])
         else:
             self._output.extend(Notice(text) for text in credentials.notices())
             self._advance(LoginInput.BEGIN_SECURITY)
@@ -311,7 +311,7 @@ class LoginEngine:
         self._advance(LoginInput.STAGE_ENDED)
         self._csg = OPERATIONAL
         self._rounds = 0
-        self._send_operational(self._negotiation.offers(), first=True)
+        self._send_operational(self._negotiation.offers())
 
     def _no_transition_yet(self, response: LoginResponse) -> None:
         if response.transit:
@@ -336,11 +336,11 @@ class LoginEngine:
         if self._single and self._asked_nsg is not None and not self._unsent:
             raise PeerError("the target does not enter the full feature phase when asked to", code="iscsi-protocol")
         self._advance(LoginInput.KEYS)
-        self._send_operational(replies, first=False)
+        self._send_operational(replies)
 
-    def _send_operational(self, pairs: list[tuple[str, str]], *, first: bool) -> None:
+    def _send_operational(self, pairs: list[tuple[str, str]]) -> None:
         """Ask for the full feature phase with every text, or, in the cautious way, with the last, empty one."""
-        wait = self._single and (first or bool(pairs))
+        wait = self._single and bool(pairs)
         self._send(pairs, None if wait else FULL_FEATURE)
 
     def _complete(self, response: LoginResponse) -> None:
