@@ -26,6 +26,7 @@ __all__ = [
     "convert",
     "defaults",
     "discovery_table",
+    "has_control_characters",
     "iface_table",
     "node_table",
     "plain",
@@ -295,7 +296,7 @@ def convert(key: Key, text: str) -> tuple[Value, list[str]]:
     Numbers are never refused: what is no number is 0, what is too large wraps. ValueProblem for a word that an enum
     does not have, and for control characters, which would write a second line into a record.
     """
-    if not text.isprintable() and any(ord(character) < 32 or ord(character) == 127 for character in text.strip()):
+    if has_control_characters(text.strip()):
         raise ValueProblem("it contains a control character")
     text = text.strip()
     if key.kind == "string":
@@ -308,6 +309,11 @@ def convert(key: Key, text: str) -> tuple[Value, list[str]]:
     if key.kind == "list":
         return _convert_list(key, text)
     return str(_convert_number(key.kind, text)), []
+
+
+def has_control_characters(text: str) -> bool:
+    """Whether a text could end a line, or steer a terminal."""
+    return not text.isprintable() and any(c < " " or c in "\x7f\x85\u2028\u2029" for c in text)
 
 
 def shown(key: Key, value: Value, *, reveal: bool = False) -> str:

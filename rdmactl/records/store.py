@@ -372,8 +372,18 @@ def _statements(script: str) -> Iterator[str]:
 
 
 def _format(record: Record) -> str:
-    """The record as text; empty values and secrets are left out."""
-    return "".join(f"{key} = {value}\n" for key, value in record.items() if isinstance(value, str) and value)
+    """The record as text; empty values and secrets are left out.
+
+    A line feed in a name would make another key of what follows it; other control characters have no business there.
+    """
+    from rdmactl.records.model import has_control_characters
+
+    lines = [f"{key} = {value}" for key, value in record.items() if isinstance(value, str) and value]
+    for line in lines:
+        if has_control_characters(line):
+            key = line.partition(" = ")[0]
+            raise StoreError(f"{key} has a control character and cannot be recorded")
+    return "\n".join(lines)
 
 
 def _secrets(record: Record) -> Iterator[tuple[str, str]]:
@@ -386,7 +396,7 @@ def _parse(text: str, secrets: Sequence[tuple[str, ...]] = ()) -> Record:
     from rdmactl.records.model import Secret
 
     record: Record = {}
-    for line in text.splitlines():
+    for line in text.split("\n") if text else ():
         key, _, value = line.partition(" = ")
         record[key] = value
     for key, value in secrets:

@@ -163,6 +163,21 @@ def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:
         store.write_node(node("iqn.\udcff"), record(), "static")
 
 
+@pytest.mark.parametrize("name", ["a\nnode.startup = automatic", "a\x1b[2J", "a\u2028b", "a\rb"])
+def test_a_name_with_control_characters(tmp_path: Path, name: str) -> None:
+    with Store(str(tmp_path)) as store:
+        with pytest.raises(StoreError, match=r"node\.name has a control character"), store.transaction():
+            store.write_node(node(name), {"node.name": name}, "static")
+        assert store.nodes() == []
+
+
+def test_spaces_of_other_languages_are_no_control_characters(tmp_path: Path) -> None:
+    written = record(name="a\u00a0b\u3000c")
+    with Store(str(tmp_path)) as store, store.transaction():
+        store.write_node(node(), written, "static")
+        assert store.node(node()) == written
+
+
 def test_migration_keeps_a_copy_and_happens_once(tmp_path: Path) -> None:
     with Store(str(tmp_path)) as store, store.transaction():
         store.write_node(node(), record(name="iqn.a"), "static")
