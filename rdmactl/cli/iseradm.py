@@ -8,6 +8,7 @@ Not here: anything but choosing the mode and ending the run.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -32,7 +33,9 @@ _DEBUG_TRACEBACK = 4
 
 
 def main() -> int:
-    """Entry point; the exit status."""
+    """Entry point; the exit status. Names that are not UTF-8 are printed as they were given."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
     return run(Context(os.path.basename(sys.argv[0])), sys.argv[1:])
 
 

@@ -186,6 +186,15 @@ def test_a_list_imports_next_to_nothing(tmp_path: Path) -> None:
     assert done.stderr == "[]\n"
 
 
+def test_a_word_that_is_not_utf8_comes_back_as_it_was_given(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    command = [os.fsencode(sys.executable), b"-m", b"rdmactl.cli.iseradm", b"-m", b"iface", b"-I", b"\xff" * 65]
+    environment = os.environ | {"RDMACTL_STATE_DIRECTORY": str(tmp_path / "state"), "PYTHONPATH": str(root)}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (7, b"")
+    assert done.stdout == b"Invalid iface name " + b"\xff" * 65 + b". Must be from 1 to 64 characters.\n"
+
+
 def test_nobody_reading_is_no_reason_to_complain(tmp_path: Path) -> None:
     start(tmp_path, *NEW)
     root = Path(__file__).parents[2]
