@@ -41,6 +41,9 @@ _RNR_RETRY_COUNT = 6
 _MIN_RNR_TIMER = 12
 """0.64 ms between such tries, where the default means 655 ms (IBTA table of RNR NAK timer values)."""
 
+_KERNEL_TIMER_SLACK_S = 1.0
+"""Address and route have timers in the kernel, whose event says more than ours; ours is for when it never comes."""
+
 _FLUSH_GRACE_S = 0.05
 _INBOX_MAX = 64
 """Messages received and not yet taken. We ask one question at a time: a peer that sends this many is broken."""
@@ -210,7 +213,7 @@ class Connection:
         limit_s = self._deadlines.address_s
         rc = self._lib.cm_resolve_addr(self._id, come_from, len(come_from), to, len(to), int(limit_s * 1000))
         self._check(rc, "rdma_resolve_addr")
-        await self._leave(State.ADDRESS, "address", limit_s + 1)
+        await self._leave(State.ADDRESS, "address", limit_s + _KERNEL_TIMER_SLACK_S)
         self._channel.watch_device(self._lib.cm_context(self._id), self._device_event)
 
     async def _resolve_route(self) -> None:
@@ -221,7 +224,7 @@ class Connection:
         else:
             rc = arguments[0](*arguments[1:])
         self._check(rc, "rdma_resolve_route")
-        await self._leave(State.ROUTE, "route", limit_s + 1)
+        await self._leave(State.ROUTE, "route", limit_s + _KERNEL_TIMER_SLACK_S)
 
     def _build(self) -> None:
         try:

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection over a model of the library: orders of events that a real kernel shows only now and then."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+
+import pytest
+
+from rdmactl.errors import DeadlineExceeded, KernelError, LocalError, PeerError, RdmactlError, Unavailable
+from rdmactl.netlink.sockaddr import SockAddr
+from rdmactl.rdmacm import library
+from rdmactl.rdmacm.channel import EventChannel
+from rdmactl.rdmacm.connection import Connection, Deadlines
+from rdmactl.rdmacm.states import CmEvent, State
+from tests.fake.rdma_library import FakeLibrary, fake_module
+
+pytestmark = pytest.mark.fake
+
+PEER = "10.9.0.1:3260"
+SOON = Deadlines(address_s=0.05, route_s=0.05, connect_s=0.05, suspect_s=0.05, close_s=0.01, close_failed_s=0.01)
+
+TEARDOWN = ["cm_destroy_qp", "mr_free", "mr_free", "cq_destroy", "completion_channel_close", "pd_free"]
+TEARDOWN += ["cm_destroy_id", "cm_close"]
+
+
+@pytest.fixture
+def lib(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
+    module = fake_module()
+    monkeypatch.setattr(library, "load", lambda: module)
+    yield module.lib
+    module.lib.close()
+
+
+Scenario = Callable[[Connection], Awaitable[None]]
+
+
+def run(scenario: Scenario) -> Connection:
+    """The connection after the scenario; it is closed and everything given back."""
+
+    async def inside() -> Connection:
+        channel = EventChannel()
+        connection = Connection(channel, PEER, deadlines=SOON)
+        async with asyncio.timeout(10):
+            await scenario(connection)
+            await connection.close()
+        assert connection.state is State.CLOSED
+        channel.close()
+        return connection
+
+    return asyncio.run(inside())
+
+
+async def connect(
+    connection: Connection, lib: FakeLibrary, last: CmEvent = CmEvent.ESTABLISHED, status: int = 0
+) -> None:
+    """Connect, with the kernel answering each step, the last one by `last`."""
+    attempt = asyncio.ensure_future(connection.connect(SockAddr.parse(PEER), b"\xc0\0\0\0"))
+    for state, event in ((State.ADDRESS, CmEvent.ADDR_RESOLVED), (State.ROUTE, CmEvent.ROUTE_RESOLVED)):
+        await reach(connection, state)
+        lib.emit(event)
+    await reach(connection, State.CONNECT)
+    lib.emit(last, status, b"\xc0")
+    await attempt
+
+
+async def reach(connection: Connection, state: State) -> None:
+    while connection.state is not state:
+        await turn()
+
+
+async def turn() -> None:
+    """Let the loop read its descriptors once."""
+    await asyncio.sleep(0)
+
+
+def test_up_and_down_in_the_order_that_never_blocks(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        assert (connection.state, connection.device, connection.transport) == (State.UP, "fake0", "RoCE")
+        assert connection.private_data == b"\xc0"
+        await connection.send(b"question")
+        lib.deliver(b"answer")
+        assert await connection.receive() == b"answer"
+        lib.emit(CmEvent.DISCONNECTED)
+        await reach(connection, State.FAILED)
+
+    run(scenario)
+    assert lib.sent == [b"question"]
+    assert lib.calls[-len(TEARDOWN) :] == TEARDOWN
+    assert lib.calls.count("cm_disconnect") == 1  # the answer to the peer's
+
+
+def test_what_arrived_before_the_disconnect_is_read(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.emit(CmEvent.DISCONNECTED)
+        lib.deliver(b"one")
+        lib.deliver(b"two")
+        await reach(connection, State.FAILED)
+        assert [await connection.receive(), await connection.receive()] == [b"one", b"two"]
+        with pytest.raises(PeerError, match="closed the RDMA connection"):
+            await connection.receive()
+
+    run(scenario)
+
+
+def test_a_flush_waits_for_its_reason(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.complete(5)
+        waiting = asyncio.ensure_future(connection.receive())
+        await asyncio.sleep(0.005)
+        assert connection.state is State.UP
+        lib.emit(CmEvent.DISCONNECTED)
+        with pytest.raises(PeerError, match="closed the RDMA connection"):
+            await waiting
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(("status", "words"), [(5, "the connection broke"), (12, "the path to it is dead")])
+def test_a_completion_that_failed_ends_it(lib: FakeLibrary, status: int, words: str) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.complete(5)
+        lib.complete(status)
+        with pytest.raises(PeerError, match=words):
+            await connection.receive()
+
+    run(scenario)
+
+
+def test_suspicion_passes_when_a_message_comes(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.emit(CmEvent.UNREACHABLE, -110)
+        await reach(connection, State.SUSPECT)
+        lib.deliver(b"here")
+        assert await connection.receive() == b"here"
+        assert connection.state is State.UP
+
+    run(scenario)
+
+
+def test_suspicion_ends_at_its_deadline(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.device_event(10)
+        await reach(connection, State.SUSPECT)
+        with pytest.raises(DeadlineExceeded):
+            await connection.receive()
+
+    run(scenario)
+
+
+def test_a_device_that_dies(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.device_event(8)
+        with pytest.raises(Unavailable, match="was removed"):
+            await connection.receive()
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("event", [CmEvent.REJECTED, CmEvent.UNREACHABLE, CmEvent.CONNECT_ERROR, CmEvent.DISCONNECTED])
+def test_refusals(lib: FakeLibrary, event: CmEvent) -> None:
+    async def scenario(connection: Connection) -> None:
+        with pytest.raises(PeerError, match=PEER):
+            await connect(connection, lib, event, 8)
+
+    run(scenario)
+    assert lib.calls[-len(TEARDOWN) :] == TEARDOWN
+
+
+@pytest.mark.parametrize("stage", ["address", "route", "connect"])
+def test_each_stage_has_its_deadline(lib: FakeLibrary, stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rdmactl.rdmacm.connection._KERNEL_TIMER_SLACK_S", 0.0)
+
+    async def scenario(connection: Connection) -> None:
+        attempt = asyncio.ensure_future(connection.connect(SockAddr.parse(PEER), b""))
+        for state, event in ((State.ADDRESS, CmEvent.ADDR_RESOLVED), (State.ROUTE, CmEvent.ROUTE_RESOLVED)):
+            await reach(connection, state)
+            if state.value == stage:
+                break
+            lib.emit(event)
+        with pytest.raises(DeadlineExceeded, match=f"stage: {stage}"):
+            await attempt
+
+    run(scenario)
+
+
+BUILDING = ["pd_alloc", "completion_channel_open", "cq_create", "cm_create_qp", "mr_register", "device_limits"]
+
+
+@pytest.mark.parametrize("call", ["cm_resolve_addr", "cm_resolve_route", *BUILDING, "cm_connect"])
+def test_a_call_that_fails_leaves_nothing(lib: FakeLibrary, call: str) -> None:
+    lib.fail[call] = -12
+
+    async def scenario(connection: Connection) -> None:
+        with pytest.raises(KernelError, match=PEER):
+            await connect_or_fail(connection, lib)
+
+    run(scenario)
+    for made, freed in (("pd_alloc", "pd_free"), ("cq_create", "cq_destroy"), ("cm_create_qp", "cm_destroy_qp")):
+        succeeded = lib.calls.count(made) - (call == made)
+        assert lib.calls.count(freed) == max(0, succeeded), (made, lib.calls)
+    assert lib.calls[-2:] == ["cm_destroy_id", "cm_close"]
+
+
+async def connect_or_fail(connection: Connection, lib: FakeLibrary) -> None:
+    attempt = asyncio.ensure_future(connection.connect(SockAddr.parse(PEER), b""))
+    for state, event in ((State.ADDRESS, CmEvent.ADDR_RESOLVED), (State.ROUTE, CmEvent.ROUTE_RESOLVED)):
+        while connection.state is not state and not attempt.done():
+            await turn()
+        lib.emit(event)
+    await attempt
+
+
+def test_sends_that_do_not_fit_are_refused(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        with pytest.raises(LocalError, match="does not fit"):
+            await connection.send(bytes(100_000))
+
+    run(scenario)
+
+
+def test_more_messages_than_slots_wait_for_completions(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        for number in range(10):
+            await connection.send(b"%d" % number)
+
+    run(scenario)
+    assert lib.sent == [b"%d" % number for number in range(10)]
+
+
+def test_a_flood_ends_the_connection(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        while connection.failure is None:
+            lib.deliver(b"noise")
+            await turn()
+        assert "nobody asked for" in connection.failure.message
+
+    run(scenario)
+
+
+def test_an_event_the_table_does_not_know(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.emit(CmEvent.ROUTE_RESOLVED)
+        with pytest.raises(PeerError, match="ROUTE_RESOLVED in state up"):
+            await connection.receive()
+
+    run(scenario)
+
+
+def test_using_it_before_it_is_up(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        with pytest.raises(LocalError, match="is new, not up"):
+            await connection.send(b"x")
+
+    run(scenario)
+
+
+def test_without_devices_there_is_no_channel(lib: FakeLibrary) -> None:
+    lib.fail["cm_open"] = -19
+
+    async def inside() -> None:
+        EventChannel()
+
+    with pytest.raises(RdmactlError, match="no usable RDMA device"):
+        asyncio.run(inside())
