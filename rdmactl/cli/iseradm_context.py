@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rdmactl.records.model import Record
     from rdmactl.records.store import NodeId, Store
 
-__all__ = ["RECORD_VERSION", "Context", "Exit"]
+__all__ = ["RECORD_VERSION", "Context", "Exit", "SessionCounts"]
 
 RECORD_VERSION = "2.1.8"
 """The release of open-iscsi whose texts, record format and behaviour this is; programs compare it."""
@@ -116,9 +116,9 @@ class Context:
 
         return sysfs.sessions(self.sysfs)
 
-    def sessions_of(self, node: NodeId, sessions: Iterable[SessionView]) -> list[SessionView]:
-        """Those of `sessions` that belong to a node record."""
-        return [session for session in sessions if _belongs(session, node)]
+    def session_counts(self) -> SessionCounts:
+        """How many sessions each node record has at this moment."""
+        return SessionCounts(self.sessions())
 
     def client(self, deadline_s: float) -> Client:
         """A connection to the daemon; Unavailable when it is not running."""
@@ -140,11 +140,16 @@ class Context:
         return ifaces[0] if ifaces else None
 
 
-def _belongs(session: SessionView, node: NodeId) -> bool:
-    portal = session.persistent
-    return (
-        session.target == node.target
-        and portal is not None
-        and (portal.address, portal.port) == (node.address, node.port)
-        and (session.iface_name or "default") == node.iface
-    )
+class SessionCounts:
+    """Sessions counted by what makes them a node record's own: target, configured portal and interface."""
+
+    def __init__(self, sessions: Iterable[SessionView]) -> None:
+        self._counts: dict[tuple[str, str, int, str], int] = {}
+        for session in sessions:
+            if session.persistent is not None:
+                key = (session.target, *session.persistent, session.iface_name or "default")
+                self._counts[key] = self._counts.get(key, 0) + 1
+
+    def of(self, node: NodeId) -> int:
+        """How many belong to a node record."""
+        return self._counts.get((node.target, node.address, node.port, node.iface), 0)

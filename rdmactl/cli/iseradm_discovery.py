@@ -299,7 +299,7 @@ def _record(context: Context, wanted: frozenset[str], findings: Sequence[_Findin
         return
     changing = wanted & {"new", "update", "delete"} or {"new", "update", "delete"}
     changes = Changes("new" in changing, "update" in changing, "delete" in changing)
-    sessions = context.sessions()
+    counts = context.session_counts()
     settings, store = context.settings, context.store
     everything = [_node(portal, finding.iface) for finding in findings for portal in finding.portals]
     with store.transaction():
@@ -307,9 +307,7 @@ def _record(context: Context, wanted: frozenset[str], findings: Sequence[_Findin
             operations.add_found(store, finding.portals, finding.iface, source, changes, settings)
         kept = []
         if changes.delete:
-            kept = operations.delete_stale(
-                store, everything, source, lambda node: bool(context.sessions_of(node, sessions))
-            )
+            kept = operations.delete_stale(store, everything, source, lambda node: counts.of(node) > 0)
     from rdmactl.cli.iseradm_node import in_use_text
 
     for node in kept:
@@ -332,7 +330,7 @@ def _log_in(context: Context, findings: Sequence[_Finding], source: operations.S
     """Log in to everything found, by its record, or by a fresh one where none was kept."""
     from rdmactl.cli.iseradm_login import log_in, login_of
 
-    sessions = context.sessions()
+    counts = context.session_counts()
     logins = []
     for finding in findings:
         for portal in finding.portals:
@@ -340,7 +338,7 @@ def _log_in(context: Context, findings: Sequence[_Finding], source: operations.S
             record = context.store.node(node)
             if record is None:
                 record = operations.node_record(node, finding.iface, context.settings, source)
-            logins.append(login_of(context, node, record, sessions))
+            logins.append(login_of(node, record, counts))
     return log_in(context, logins, last_line=False)
 
 

@@ -197,8 +197,8 @@ def _delete(context: Context, name: str | None) -> int:
         if store.iface(name) is None:
             raise Exit(7, f"Could not read iface info for {name}.", refused)
         nodes = store.nodes(iface=name)
-        sessions = context.sessions()
-        used = [node for node in nodes if context.sessions_of(node, sessions)]
+        counts = context.session_counts()
+        used = [node for node in nodes if counts.of(node)]
         if used:
             raise Exit(15, *map(in_use_text, used), f"Could not delete iface {name}: session exists")
         for node in nodes:

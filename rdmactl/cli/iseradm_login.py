@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
 
-    from rdmactl.cli.iseradm_context import Context
+    from rdmactl.cli.iseradm_context import Context, SessionCounts
     from rdmactl.initiator.sysfs import SessionView
     from rdmactl.records.model import Record
     from rdmactl.records.store import NodeId
@@ -33,6 +33,10 @@ DAEMON_DOWN = (
 
 _NOT_CONNECTED = 20
 _SESSION_EXISTS = 15
+_INVALID = 7
+
+_SESSIONS_MAX = 1024
+"""Of one record: multipathing over sessions uses a handful; more is a slip of the pen that would exhaust the host."""
 
 _AT_ONCE = 64
 """How many logins of one call the daemon works on at a time."""
@@ -53,18 +57,18 @@ class Login(NamedTuple):
 
 def of_nodes(context: Context, nodes: Iterable[NodeId]) -> list[Login]:
     """What logging in by these records asks for, given the sessions there are."""
-    sessions = context.sessions()
+    counts = context.session_counts()
     logins = []
     for node in nodes:
         record = context.store.node(node)
         if record is not None:
-            logins.append(login_of(context, node, record, sessions))
+            logins.append(login_of(node, record, counts))
     return logins
 
 
-def login_of(context: Context, node: NodeId, record: Record, sessions: Iterable[SessionView]) -> Login:
-    present = len(context.sessions_of(node, sessions))
-    return Login(node, record, int(str(record.get("node.session.nr_sessions", "1"))), present)
+def login_of(node: NodeId, record: Record, counts: SessionCounts) -> Login:
+    """What logging in by this record asks for."""
+    return Login(node, record, int(str(record.get("node.session.nr_sessions", "1"))), counts.of(node))
 
 
 def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last_line: bool = True) -> int:
@@ -78,6 +82,9 @@ def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last
                 f"{login.node.iface}: {login.wanted} session{plural} requested, but {login.present} already present."
             )
             status = status or _SESSION_EXISTS
+        elif login.wanted - login.present > _SESSIONS_MAX:
+            context.error(f"{login.node.iface}: {login.wanted} sessions requested, more than {_SESSIONS_MAX}.")
+            status = status or _INVALID
         else:
             asked.extend([login] * (login.wanted - login.present))
     if asked:
@@ -90,7 +97,7 @@ def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last
 
 def add_session(context: Context, node: NodeId, record: Record) -> int:
     """One more session to the portal of `node`, however many there are."""
-    present = len(context.sessions_of(node, context.sessions()))
+    present = context.session_counts().of(node)
     record["node.session.nr_sessions"] = str(present + 1)
     return log_in(context, [Login(node, record, present + 1, present)])
 

@@ -252,12 +252,12 @@ def problem_messages(problem: RecordProblem) -> list[str]:
 
 
 def _delete(context: Context, selection: Selection) -> int:
-    sessions = context.sessions()
+    counts = context.session_counts()
     used = 0
     store = context.store
     with store.transaction():
         for node in _matching(context, selection, resolve=True):
-            if context.sessions_of(node, sessions):
+            if counts.of(node):
                 context.error(in_use_text(node))
                 used += 1
             else:

@@ -28,13 +28,13 @@ _FATAL_LOGIN = 19
 def login_all(context: Context, arguments: Arguments) -> int:
     """Log in by every record of a group: the normal ones, then the leading ones."""
     group = _group(context, arguments.loginall, "loginall", ("all", "manual", "automatic", "onboot"))
-    sessions = context.sessions()
+    counts = context.session_counts()
     normal: list[Login] = []
     leading: list[Login] = []
     for node in context.store.nodes():
         record = context.store.node(node)
         if record is not None and (group == "all" or in_startup_group(record, group)):
-            login = login_of(context, node, record, sessions)
+            login = login_of(node, record, counts)
             (leading if record.get("node.leading_login") == "Yes" else normal).append(login)
     if not normal and not leading:
         raise Exit(21, "No records found")

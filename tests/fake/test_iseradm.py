@@ -142,6 +142,12 @@ def test_digests(machine: Machine, value: str, status: int) -> None:
     assert machine.run(*words)[0] == status
 
 
+def test_a_record_that_asks_for_too_many_sessions(machine: Machine) -> None:
+    machine.run(*NEW)
+    machine.run("-m", "node", "-o", "update", "-n", "node.session.nr_sessions", "-v", "2000000000")
+    assert machine.fails("-m", "node", "-l") == (7, "default: 2000000000 sessions requested, more than 1024.")
+
+
 def test_a_name_that_is_not_utf8(machine: Machine) -> None:
     status, sentence = machine.fails("-m", "node", "-o", "new", "-T", "iqn.\udcff", "-p", "192.0.2.1,1")
     assert (status, "UTF-8" in sentence) == (6, True)
