@@ -12,8 +12,8 @@ import sys
 from typing import NamedTuple
 
 from rdmactl import __version__
-from rdmactl.cli.errors import EXIT_INTERNAL, exit_status, guard
-from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError, Unavailable
+from rdmactl.cli.errors import guard
+from rdmactl.errors import LocalError
 
 __all__ = ["COMMANDS", "Command", "find", "help_text", "main"]
 
@@ -50,8 +50,6 @@ Exit status:
   130  interrupted
 """
 
-_STATUS_BY_CLASS = ((Unavailable, 3), (DeadlineExceeded, 5), (LocalError, 2))
-
 
 def help_text() -> str:
     """What --help prints."""
@@ -79,7 +77,7 @@ def find(words: list[str]) -> Command:
 
 def main() -> int:
     """The program."""
-    return guard("rdmactl", lambda: _run(sys.argv[1:]), status=_status)
+    return guard("rdmactl", lambda: _run(sys.argv[1:]))
 
 
 def _run(words: list[str]) -> int:
@@ -98,14 +96,6 @@ def _run(words: list[str]) -> int:
     module = import_module(f"rdmactl.cli.{command.module}")
     status: int = module.run(words[len(command.words) :])
     return status
-
-
-def _status(error: RdmactlError) -> int:
-    """By code; codes that name one reason more exactly count as their class."""
-    status = exit_status(error)
-    if status != EXIT_INTERNAL:
-        return status
-    return next((status for kind, status in _STATUS_BY_CLASS if isinstance(error, kind)), EXIT_INTERNAL)
 
 
 if __name__ == "__main__":
