@@ -27,12 +27,14 @@ from rdmactl.daemons.notify import tell, watchdog_interval_s
 from rdmactl.errors import DeadlineExceeded, RdmactlError, Unavailable
 from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.ports import Service
+from rdmactl.netlink.trace import Tracer
 
 __all__ = ["EXIT_FAILED", "Program", "run"]
 
 _log = logging.getLogger("rdmactl.daemon")
 
 EXIT_FAILED = 1
+TRACE_VARIABLE = "RDMACTL_TRACE"
 # A service thread starts in milliseconds; only a machine that does not schedule us at all takes this long.
 _START_S = 30.0
 # systemd's own limit for a start is 90 s.
@@ -87,10 +89,20 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _tracer() -> Tracer | None:
+    """Records every netlink message when the environment names a file; without one, nothing is traced and paid for."""
+    path = os.environ.get(TRACE_VARIABLE)
+    if not path:
+        return None
+    tracer = Tracer()
+    tracer.record(path)
+    return tracer
+
+
 class _Daemon:
     def __init__(self, program: Program, locks: list[RoleLock]) -> None:
         self._program = program
-        self._dispatcher = Dispatcher()
+        self._dispatcher = Dispatcher(tracer=_tracer())
         for role, factory in program.services.items():
             self._dispatcher.add(role, factory)
         self._control = ControlServer(self._dispatcher, locks, initiator_name=program.initiator_name)

@@ -236,7 +236,6 @@ def _environment(kit: Kit, request: Request, name: str) -> str:
         "TERM": os.environ.get("TERM", "dumb") if request.interactive else "dumb",
         "SYSTEMD_PAGER": "",
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "LAB": str(LAB),
         "LAB_DIRECTORY": os.getcwd(),
         "LAB_HOST": name,
