@@ -186,7 +186,10 @@ async def service_restarts(world: World, transport: str) -> None:
     assert view(world, sid).connection_text == "LOGGED IN"
     assert (await failure(world, request(world, transport))).err is IscsiErr.SESS_EXISTS
     await logout(world, sid)
-    assert sysfs.sessions(world.root) == []
+    assert world.leftovers() == []
+    again = await login(world, request(world, transport))
+    assert max(sysfs.endpoints(world.root), default=1) == 1  # the lowest number is free
+    await logout(world, again)
 
 
 async def unknown_session(world: World, transport: str) -> None:

@@ -275,6 +275,14 @@ def endpoint_number_is_free_after_the_right_order(k: Class) -> None:
     assert k.connect(k.place.iser_refused()) == endpoint
 
 
+def endpoint_number_is_free_after_stopping_a_healthy_connection(k: Class) -> None:
+    """STOP_CONN alone, as after a restart of the daemon: the kernel disconnects, and nothing is left."""
+    sid = _bound_iser(k)
+    endpoint = k.endpoints.pop()
+    assert k.code(iscsi.stop_conn(k.iser, sid, ConnStop.TERM)) == 0
+    assert k.code(iscsi.ep_disconnect(k.iser, endpoint)) == -errno.EINVAL
+
+
 def burst_lengths_are_checked_at_start(k: Class) -> None:
     sid = _bound_iser(k)
     pairs = [(Param.INITIAL_R2T_EN, 0), (Param.IMM_DATA_EN, 1), (Param.FIRST_BURST, 9000), (Param.MAX_BURST, 8000)]
@@ -329,6 +337,7 @@ CASES: list[Callable[[Class], None]] = [
     session_needs_a_connected_endpoint,
     digests_are_refused_on_iser,
     endpoint_number_is_free_after_the_right_order,
+    endpoint_number_is_free_after_stopping_a_healthy_connection,
     burst_lengths_are_checked_at_start,
 ]
 REAL_ONLY: list[Callable[[Class], None]] = [lost_tcp_connection_is_told]  # the fake does not watch sockets

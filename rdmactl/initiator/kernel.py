@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rdmactl.errors import KernelError, Unavailable
+from rdmactl.initiator import sysfs
 from rdmactl.initiator.connect import TryAgain
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.netlink import iscsi
@@ -39,6 +40,7 @@ _MIN_CMDS_MAX = 16  # ISCSI_TOTAL_CMDS_MIN
 _FIRST_POLL_S = 0.002
 _POLL_GROWTH = 1.3
 _LONGEST_POLL_S = 0.05
+_ORPHAN_POLLS = 10
 _ERESTARTSYS = 512  # a signal interrupted EP_POLL: says nothing about the endpoint
 
 ParamList = Sequence[tuple[Param, str | int | bool]]
@@ -56,16 +58,24 @@ class KernelSession:
 
 
 class Kernel:
-    """Requests to scsi_transport_iscsi. One instance per service; concurrent use is fine, the channel serialises."""
+    """Requests to scsi_transport_iscsi. One instance per service; concurrent use is fine, the channel serialises.
 
-    def __init__(self, requests: RequestChannel) -> None:
+    Endpoints that exist already belong to sessions of before; nobody knows which to which. When one of their
+    connections fails, the endpoint leaves sysfs and its number stays taken until somebody releases it, which must be
+    done before STOP_CONN. So whichever has left sysfs by then is released; healthy ones the kernel frees itself.
+    """
+
+    def __init__(self, requests: RequestChannel, root: str = "/sys") -> None:
         self._requests = requests
+        self._root = root
+        self._orphans = set(sysfs.endpoints(root))
 
     async def endpoint_connect(self, handle: int, sockaddr: bytes, peer: str) -> int:
         """Begin to connect an endpoint; it must be released with `endpoint_disconnect`, connected or not."""
         (reply,) = await self._exchange([iscsi.ep_connect(handle, sockaddr)])
         if reply.code < 0:
             raise TryAgain(IscsiErr.TRANS, f"cannot reach {peer} by RDMA: {os.strerror(-reply.code)}")
+        self._orphans.discard(reply.handle)  # a number that is given out anew is nobody's any more
         return reply.handle
 
     async def endpoint_wait(self, handle: int, endpoint: int, peer: str) -> None:
@@ -141,9 +151,24 @@ class Kernel:
         endpoint, session.endpoint = session.endpoint, None
         if endpoint is not None:
             await self.endpoint_disconnect(session.handle, endpoint)
+        elif session.transport == "iser" and self._orphans:
+            await self._release_orphans(session)
         (reply,) = await self._exchange([iscsi.stop_conn(session.handle, session.sid, flag)])
         if reply.code != -errno.EINVAL:  # no such connection: nothing to stop
             _check(reply, f"session {session.sid}")
+
+    async def _release_orphans(self, session: KernelSession) -> None:
+        """The kernel cleans a failed connection up in the background: its endpoint goes a little after the event."""
+        gone: set[int] = set()
+        for _ in range(_ORPHAN_POLLS):
+            view = sysfs.session(session.sid, self._root)
+            gone = self._orphans.difference(sysfs.endpoints(self._root))
+            if gone or view is None or view.connection_state != "failed":
+                break
+            await asyncio.sleep(_LONGEST_POLL_S)
+        self._orphans -= gone
+        for endpoint in sorted(gone):
+            await self.endpoint_disconnect(session.handle, endpoint)
 
     async def unbind(self, session: KernelSession) -> None:
         """Begin to remove the session's SCSI devices."""

@@ -10,6 +10,7 @@ Not here: whether disks are in use (the caller's question), the destruction itse
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 
 from rdmactl.errors import KernelError
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 # A device that hangs can hold its removal for minutes. Destroying the session works without it, and fails its commands.
 _UNBIND_S = 30.0
+_DISCONNECT_S = 1.0
 _OPCODE = 0x3F
 
 
@@ -37,6 +39,7 @@ async def log_out(logins: Logins, kernel: Kernel, session: Session, root: str = 
         try:
             await _unbind(kernel, session, view)
             await say_goodbye(kernel, session)
+            await _disconnected(session)
         except KernelError as error:  # the connection failed meanwhile
             log.info("%s: %s", session, error)
     await logins.remove(session)
@@ -69,6 +72,15 @@ async def _farewell(session: Session) -> int:
                 if not result.done:
                     log.warning("%s: the target answers the logout: %s", session, result.words)
                 return result.time2wait_s
+
+
+async def _disconnected(session: Session) -> None:
+    """An iser target disconnects right behind its response. When the endpoint's number is not known, wait for that: a
+    connection that has failed can be put away completely, and so can one that is up, but not one in between."""
+    if session.request.transport == "iser" and session.kernel.endpoint is None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DISCONNECT_S):
+                await session.inbox.next()
 
 
 async def _unbind(kernel: Kernel, session: Session, view: sysfs.SessionView) -> None:

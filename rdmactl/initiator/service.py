@@ -70,7 +70,7 @@ class InitiatorService:
         self._lane = lane
         lane_events = lane.open(EVENTS, self._inboxes)
         requests = lane.open_requests(_REQUESTS)
-        self._kernel = Kernel(requests)
+        self._kernel = Kernel(requests, self._root)
         self._logins = Logins(lane, self._kernel, self._inboxes, self._tasks, root=self._root)
         self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._root)
         self._discoveries = Discoveries(lane)

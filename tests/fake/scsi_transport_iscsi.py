@@ -9,8 +9,9 @@ drivers/infiniband/ulp/iser of Linux 6.12 in what user space can see:
   EP_POLL report through `retcode`;
 * events of a request are queued before its answer;
 * after a connection failed everything but STOP_CONN and destroying says ENOTCONN;
-* STOP_CONN(TERM) leaves a session that takes no PDU any more; STOP_CONN of a failed connection before EP_DISCONNECT
-  leaks the endpoint's number.
+* STOP_CONN(TERM) leaves a session that takes no PDU any more;
+* the endpoint of a failed connection leaves sysfs, and its number stays taken: until EP_DISCONNECT before STOP_CONN, or
+  for ever.
 
 The tests drive faults: `fail`, `send_from_target`, `fail_next`, `FakePortal.mode`.
 """
@@ -100,6 +101,7 @@ class Endpoint:
     polls: int = 0
     reported: bool = False
     down: bool = False
+    orphaned: bool = False  # disconnected by the kernel: gone from sysfs, its number still taken
     leaked: bool = False
 
     @property
@@ -327,7 +329,7 @@ class FakeIscsiClass(FakeKernel):
         while self.stale_events:
             self._event(*self.stale_events.pop())
         if conn.endpoint is not None:  # not disconnected by user space
-            conn.endpoint.leaked = conn.state != "up"
+            conn.endpoint.leaked = conn.state == "failed"
             if not conn.endpoint.leaked:
                 self._free_endpoint(conn.endpoint)
         self._unbind_transport(session, conn)
@@ -495,7 +497,8 @@ class FakeIscsiClass(FakeKernel):
 
     def _free_endpoint(self, endpoint: Endpoint) -> None:
         del self.endpoints[endpoint.number]
-        self.sysfs.remove_endpoint(endpoint.number)
+        if not endpoint.orphaned:
+            self.sysfs.remove_endpoint(endpoint.number)
 
     def _deliver(self, session: Session, conn: Connection, pdu: Pdu) -> None:
         conn.outstanding_login = False
@@ -510,7 +513,8 @@ class FakeIscsiClass(FakeKernel):
             conn.cleanup = True
             conn.state = "failed"
             if conn.endpoint is not None:
-                conn.endpoint.down = True
+                conn.endpoint.down = conn.endpoint.orphaned = True
+                self.sysfs.remove_endpoint(conn.endpoint.number)
             if session.state == "LOGGED_IN":
                 session.state = "FAILED"
             self._show(session)
