@@ -72,7 +72,8 @@ def _open_lock(role: str, directory: Path) -> int:
     path = directory / f"{role}.lock"
     try:
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+        # For the owner only: whoever can open the file could hold the lock.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
         raise Unavailable(
             f"cannot claim the role {role}: {path}: {error.strerror}", hint="run as root", code="access-denied"

@@ -47,6 +47,11 @@ def test_a_role_is_held_once_and_can_be_claimed_again(tmp_path: Path, proc: Path
     claim("iwpm", tmp_path, proc).release()
 
 
+def test_nobody_else_can_hold_the_lock(tmp_path: Path, proc: Path) -> None:
+    with claim("iwpm", tmp_path, proc):
+        assert (tmp_path / "run" / "iwpm.lock").stat().st_mode & 0o777 == 0o600
+
+
 def test_the_iwpmd_of_rdma_core_is_named(tmp_path: Path, proc: Path) -> None:
     line = f"  1: 00000000:{IWPM_UDP_PORT:04X} 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 4711 2 0 0"
     (proc / "net" / "udp6").write_text(UDP_HEAD + "\n" + line + "\n")
