@@ -215,7 +215,6 @@ class KernelLink:
         elif code and op != RDMA_NL_IWPM_REMOTE_INFO and code != _ENOBUFS:
             # REMOTE_INFO is reported as failed whatever happens (the kernel never sets its result).
             self._stats.kernel_refused += 1
-            self._outbox.warning(f"the kernel refused message {op} with error {-code}")
 
     def tick(self, now: float) -> None:
         """Send again, ask again."""

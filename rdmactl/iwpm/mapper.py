@@ -64,10 +64,17 @@ CLAIM_RETRY_S = 5.0
 CLAIM_RETRIES_AT_ONCE = 64
 """Attempts per tick: a few hundred microseconds, so that requests do not wait for them."""
 
+SHOWN = 5
+"""Names in one log line."""
+
 TOO_OLD_S = ANSWER_LIMIT_S - 1.0
 """After a stall this long, requests from the queue may be too old to be answered."""
 
-_REFUSAL_CODES = {Refusal.DUPLICATE: IwpmErr.DUPLICATE_MAPPING, Refusal.NO_PORT: IwpmErr.CREATE_MAPPING}
+_REFUSAL_CODES = {
+    Refusal.DUPLICATE: IwpmErr.DUPLICATE_MAPPING,
+    Refusal.NO_PORT: IwpmErr.CREATE_MAPPING,
+    Refusal.WILDCARD: IwpmErr.CREATE_MAPPING,
+}
 
 
 class PortMapper:
@@ -272,12 +279,18 @@ class PortMapper:
         for mapping in result.dropped:
             self._active.forget(mapping.local)
             self._passive.forget(mapping.key)
-        for record in result.conflicts:
-            self._outbox.warning(f"the kernel's mapping of {record.local} contradicts another one: not kept")
-        for mapping in result.restored:
-            if mapping.claim is not None and not mapping.claimed:
-                self.stats.claim_failures += 1
-                self._outbox.warning(f"port {mapping.mapped.port}, in use for {mapping.local}, is taken: trying again")
+        taken = [mapping for mapping in result.restored if mapping.claim is not None and not mapping.claimed]
+        self.stats.claim_failures += len(taken)
+        if result.conflicts:
+            self._outbox.warning(
+                "the kernel has mappings that contradict others, not kept: "
+                + _some([str(record.local) for record in result.conflicts])
+            )
+        if taken:
+            self._outbox.warning(
+                "ports in use by the adapter are taken by other programs, trying again: "
+                + _some([f"{mapping.mapped.port} (for {mapping.local})" for mapping in taken])
+            )
         if report.complete:
             self.table.give_back_others()
         if result.restored or result.dropped:
@@ -336,3 +349,9 @@ class PortMapper:
         err = 0 if mapped_remote is not None else IwpmErr.REMOTE_QUERY_REJECT
         payload = query_mapping_reply(query.seq, local, remote, query.mapped_local, mapped_remote or remote, err)
         self.link.answer(RDMA_NL_IWPM_QUERY_MAPPING, query.seq, payload, query.asked_at, now)
+
+
+def _some(names: list[str]) -> str:
+    """A list that fits on a line."""
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

@@ -58,6 +58,7 @@ _WATCHED = {
     "peer_limited": "requests of peers ignored, because too many others are open and unconfirmed",
     "foreign": "netlink messages ignored that did not come from the kernel",
     "kernel_malformed": "messages from the kernel not understood",
+    "kernel_refused": "answers refused by the kernel; whoever waited for them goes on unmapped",
     "too_late": "requests of the kernel left unanswered, because the answer would have come too late",
 }
 """Counters whose rise is worth a line."""

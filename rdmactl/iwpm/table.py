@@ -79,6 +79,7 @@ class Refusal(enum.Enum):
 
     DUPLICATE = "the address is in use by another mapping"
     NO_PORT = "no port could be claimed"
+    WILDCARD = "nobody can connect from a wildcard address, or from its port"
 
 
 class Mapping:
@@ -169,7 +170,7 @@ class MappingTable:
     def add_connection(self, local: SockAddr, map_port: bool, now: float) -> Mapping | Refusal:
         """Map a connecting address; one more reference if there is such a mapping already."""
         if local.is_wildcard or (local.family, local.port) in self._wildcards:
-            return self.refuse(local, Refusal.NO_PORT)
+            return self.refuse(local, Refusal.WILDCARD)
         existing = self._mappings.get(key_of(local))
         if existing is not None:
             return self._reference(existing, now)

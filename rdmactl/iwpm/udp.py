@@ -17,6 +17,7 @@ import logging
 import socket
 import struct
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from rdmactl.errors import Unavailable
 from rdmactl.iwpm.events import Datagram, Door, Path, Unreachable
@@ -75,7 +76,7 @@ class UdpDoors:
     def sockets(self) -> Iterable[tuple[socket.socket, Callable[[], None]]]:
         """Each socket, with what to call when it is readable."""
         for (door, family), sock in self._sockets.items():
-            yield sock, lambda door=door, family=family, sock=sock: self._readable(door, family, sock)  # type: ignore[misc]
+            yield sock, partial(self._readable, door, family, sock)
 
     def send(self, data: bytes, path: Path) -> None:
         """Send one datagram. What cannot arrive comes back to the receiver as Unreachable, before this returns."""

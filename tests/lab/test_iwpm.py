@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -143,3 +144,26 @@ def test_a_pause_is_noticed(world: RealWorld) -> None:
     assert world.connect("10.9.0.1:7174")
     kept.close()
     unmapped.close()
+
+
+def test_a_flood_of_requests_and_garbage(world: RealWorld) -> None:
+    """One source asks ten thousand times and sends all kinds of garbage: others are served, the kernel is spared."""
+    sh("ip address add 10.9.0.9/32 dev d0 2>/dev/null || true")
+    listener = world.listen("10.9.0.1:7174")
+    request = bytes.fromhex("0400a0281c061389") + bytes(8) + bytes([10, 9, 0, 9]) + bytes(12)
+    request += bytes([10, 9, 0, 1]) + bytes(12) + bytes([10, 9, 0, 9]) + bytes(12)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("10.9.0.9", 0))
+        for length in range(70):
+            for first in range(256):
+                peer.sendto((bytes([first]) + request[1:] + bytes(10))[:length], ("10.9.0.1", 3935))
+        for handle in range(10_000):
+            peer.sendto(request[:8] + handle.to_bytes(8, "big") + request[16:], ("10.9.0.1", 3935))
+        assert world.connect(listener.local)
+    with Client("iwpm", deadline_s=10) as client:
+        counters = client.call("io.rdmactl.PortMapper.Status", {})["counters"]
+    assert counters["peer_malformed"] > 0
+    assert counters["peer_limited"] > 0
+    assert counters["peer_accepts"] < 500  # those of one source in these seconds, and the connection's
+    assert world.mapper.text().count("datagrams that are no port mapper messages") == 1
+    listener.close()

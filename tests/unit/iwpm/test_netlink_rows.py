@@ -421,17 +421,17 @@ def test_n24_results_are_looked_at() -> None:
     asked_by_peer(bench, "10.7.0.1:8000")
     bench.reply(RDMA_NL_IWPM_REMOTE_INFO, -22)
     bench.reply(RDMA_NL_IWPM_ADD_MAPPING, 0)
-    assert bench.notices == []
+    assert bench.mapper.stats.kernel_refused == 0
     bench.reply(RDMA_NL_IWPM_ADD_MAPPING, -22)
-    assert bench.notices == ["the kernel refused message 1 with error 22"]
+    assert bench.mapper.stats.kernel_refused == 1
 
 
 def test_n25_a_refused_answer_keeps_the_mapping() -> None:
-    """N25, better than rdma-core: logged; the REMOVE still comes."""
+    """N25, better than rdma-core: counted, and logged from there; the REMOVE still comes."""
     bench = Bench.started()
     bench.add("10.7.0.1:8000")
     bench.reply(RDMA_NL_IWPM_ADD_MAPPING, -22)
-    assert len(bench.notices) == 1
+    assert bench.mapper.stats.kernel_refused == 1
     assert len(bench.mapper.table) == 1
     bench.remove("10.7.0.1:8000")
     assert len(bench.mapper.table) == 0
@@ -540,7 +540,7 @@ def test_n32_a_port_taken_meanwhile() -> None:
     bench.start()
     bench.kernel_says(say.hello(1, 4))
     bench.report(("10.7.0.1:7174", "10.7.0.1:54919", 0))
-    assert "port 54919" in bench.notices[-2]
+    assert bench.notices[-2].endswith("trying again: 54919 (for 10.7.0.1:7174)")
     assert asked_by_peer(bench, "10.7.0.1:7174") == ACCEPT
     assert bench.peers[-1][0].ap == addr("10.7.0.1:54919")
     bench.sleep(20)
