@@ -16,19 +16,16 @@ import socket
 from typing import NamedTuple
 
 from rdmactl.errors import DeadlineExceeded
+from rdmactl.initiator.failures import TryAgain
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.ports import Lane
 from rdmactl.netlink.sockaddr import SockAddr
 
-__all__ = ["TcpOptions", "TryAgain", "resolve", "tcp_connect"]
+__all__ = ["TcpOptions", "resolve", "tcp_connect"]
 
 _SO_BINDTODEVICE = 25
 _ADDRESSES_LIMIT = 8  # of one name: beyond it is a mistake in DNS, not redundancy
-
-
-class TryAgain(IscsiFailure):
-    """A failure that another attempt may not meet: silence, a refused connection, a target that is busy."""
 
 
 class TcpOptions(NamedTuple):

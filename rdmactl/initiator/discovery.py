@@ -19,7 +19,8 @@ from dataclasses import replace
 from rdmactl.errors import LocalError
 from rdmactl.initiator import params
 from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest
-from rdmactl.initiator.connect import TcpOptions, TryAgain, resolve, tcp_connect
+from rdmactl.initiator.connect import TcpOptions, resolve, tcp_connect
+from rdmactl.initiator.failures import TryAgain
 from rdmactl.iscsi.chap import ChallengeBook
 from rdmactl.iscsi.discovery import DiscoveryConfig, DiscoveryDone, DiscoveryFailed, StreamDiscovery
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure

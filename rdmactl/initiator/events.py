@@ -51,6 +51,12 @@ class Inbox:
         self._items.append(item)
         self._arrived.set()
 
+    def end(self, news: SessionDestroyed) -> None:
+        """The session is no more."""
+        self.unbound.set()
+        self.destroyed.set()
+        self.put(news)
+
     def clear(self) -> None:
         """Forget PDUs and errors; they are of a connection that is no more."""
         self._items.clear()
@@ -82,6 +88,10 @@ class Inboxes:
         """Stop listening."""
         self._by_sid.pop(sid, None)
 
+    def all(self) -> list[tuple[int, Inbox]]:
+        """(sid, inbox) of every session that is listened for."""
+        return list(self._by_sid.items())
+
     def __contains__(self, sid: int) -> bool:
         return sid in self._by_sid
 
@@ -109,12 +119,13 @@ class Inboxes:
         inbox = self._by_sid.get(getattr(event, "sid", -1))
         if inbox is None:
             return
-        if isinstance(event, SessionUnbound | SessionDestroyed):
-            inbox.unbound.set()
-        if isinstance(event, SessionDestroyed):
-            inbox.destroyed.set()
-        if isinstance(event, ReceivedPdu | ConnError | SessionDestroyed):
-            inbox.put(event)
+        match event:
+            case ReceivedPdu() | ConnError():
+                inbox.put(event)
+            case SessionUnbound():
+                inbox.unbound.set()
+            case SessionDestroyed():
+                inbox.end(event)
 
     def replied(self, reply: Reply, now: float) -> None:
         """Nothing is sent on this channel."""

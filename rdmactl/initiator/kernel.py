@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 from rdmactl.errors import KernelError, Unavailable
 from rdmactl.initiator import sysfs
-from rdmactl.initiator.connect import TryAgain
+from rdmactl.initiator.failures import TryAgain
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.netlink import iscsi
 from rdmactl.netlink.iscsi import ConnStop, HostParam, Param, Reply, Uevent

@@ -27,8 +27,9 @@ from typing import Literal
 from rdmactl.errors import KernelError, RdmactlError
 from rdmactl.initiator import params, sysfs
 from rdmactl.initiator.api import LoginRequest
-from rdmactl.initiator.connect import TcpOptions, TryAgain, resolve, tcp_connect
+from rdmactl.initiator.connect import TcpOptions, resolve, tcp_connect
 from rdmactl.initiator.events import Inbox, Inboxes
+from rdmactl.initiator.failures import TryAgain, as_failure
 from rdmactl.initiator.kernel import Kernel, KernelSession, host_params
 from rdmactl.initiator.scan import host_gone
 from rdmactl.initiator.session import Session
@@ -105,7 +106,7 @@ class Logins:
             made = await self._create(request, handle, link)
         except BaseException as error:
             await self._tasks.complete(self._drop(link, handle))
-            raise _as_failure(error, request) from error
+            raise _told(error, request) from error
         session = Session(made, request, self._inboxes.open(made.sid))
         try:
             await self._kernel.create_connection(made)
@@ -114,7 +115,7 @@ class Logins:
             if link.sock is not None:
                 link.sock.close()
             await self._tasks.complete(self._discard(session))
-            raise _as_failure(error, request) from error
+            raise _told(error, request) from error
         return session
 
     async def again(self, session: Session, attempt_s: float) -> None:
@@ -125,7 +126,7 @@ class Logins:
             await self._log_in(session, link, deadline)
         except BaseException as error:
             await self._tasks.complete(self.release(session))
-            raise _as_failure(error, session.request) from error
+            raise _told(error, session.request) from error
 
     async def release(self, session: Session) -> None:
         """Take a session's connection away and keep its commands for the next; no event of the old one is left."""
@@ -142,7 +143,7 @@ class Logins:
 
     async def remove(self, session: Session) -> None:
         """End a session for good. Returns when the kernel has forgotten it; IscsiFailure (28) when it does not."""
-        with contextlib.suppress(KernelError):  # destroying works without, at the price of an endpoint
+        with contextlib.suppress(RdmactlError):  # destroying works without, at the price of an endpoint
             await self._kernel.release(session.kernel, ConnStop.TERM)
         await self._kernel.destroy(session.kernel)
         try:
@@ -332,10 +333,8 @@ def _login_failure(failed: LoginFailed, state: LoginState) -> IscsiFailure:
     return kind(failed.err, failed.message, hint=failed.hint)
 
 
-def _as_failure(error: BaseException, request: LoginRequest) -> BaseException:
+def _told(error: BaseException, request: LoginRequest) -> BaseException:
     """What the kernel refuses while a login is under way is mostly the connection failing at that moment: try again."""
     if isinstance(error, KernelError):
         return TryAgain(IscsiErr.TRANS, f"{request}: the connection failed during login: {error.message}")
-    if isinstance(error, RdmactlError) and not isinstance(error, IscsiFailure):
-        return IscsiFailure(IscsiErr.INVAL, error.message, hint=error.hint)
-    return error
+    return as_failure(error, str(request)) if isinstance(error, RdmactlError) else error

@@ -22,9 +22,9 @@ from rdmactl.errors import RdmactlError
 from rdmactl.initiator import modules, params, scan, sysfs
 from rdmactl.initiator.adoption import Adoption, judge, maker_lives
 from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest, LoginRequest, SessionStatus
-from rdmactl.initiator.connect import TryAgain
 from rdmactl.initiator.discovery import Discoveries
 from rdmactl.initiator.events import EVENTS, Inboxes
+from rdmactl.initiator.failures import TryAgain, as_failure
 from rdmactl.initiator.kernel import Kernel, KernelSession
 from rdmactl.initiator.login import Logins
 from rdmactl.initiator.logout import log_out
@@ -95,7 +95,7 @@ class InitiatorService:
 
     async def login(self, request: LoginRequest) -> int:
         """Log in; the sid. With scan "auto" the LUNs are scanned and their block devices there. IscsiFailure."""
-        with self._claimed(request), self._cancellable():
+        with _told(str(request)), self._claimed(request), self._cancellable():
             handle = await self._lane.blocking(
                 lambda: self._ready_transport(request.transport, self._root), deadline_s=_MODULES_S
             )
@@ -117,7 +117,8 @@ class InitiatorService:
             raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"no session {sid}")
         self._sessions[sid] = session
         session.phase = Phase.LOGOUT
-        await self._tasks.complete(self._log_out(session))
+        with _told(str(session)):
+            await self._tasks.complete(self._log_out(session))
         log.info("%s: logged out", session)
 
     def status(self) -> list[SessionStatus]:
@@ -258,15 +259,16 @@ class InitiatorService:
     def _resynchronise(self) -> None:
         """Events were lost: compare what is known with the kernel's list, and put the missing ones into the inboxes."""
         log.warning("events of the kernel were lost; comparing with its list of sessions")
-        for sid, session in list(self._sessions.items()):
+        for sid, inbox in self._inboxes.all():
             view = sysfs.session(sid, self._root)
+            session = self._sessions.get(sid)
+            up = session is not None and session.phase is Phase.UP
             if view is None:
-                session.inbox.destroyed.set()
-                session.inbox.put(SessionDestroyed(sid, session.kernel.host_no))
-            elif session.phase is Phase.UP and (view.state != "LOGGED_IN" or view.connection_state != "up"):
-                session.inbox.put(ConnError(sid, 0, _LOST))
+                inbox.end(SessionDestroyed(sid, host_no=-1))
+            elif up and (view.state != "LOGGED_IN" or view.connection_state != "up"):
+                inbox.put(ConnError(sid, 0, _LOST))
             if view is None or view.target_state == "UNBOUND":
-                session.inbox.unbound.set()
+                inbox.unbound.set()
 
     async def _wind_up(self) -> None:
         """Stop looking after sessions; they stay. What was half made is put away."""
@@ -276,3 +278,12 @@ class InitiatorService:
         if self._calls:
             await asyncio.wait(self._calls, timeout=_CLEAN_UP_S)
         await self._tasks.finish(_CLEAN_UP_S)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Callers get IscsiFailure and nothing else."""
+    try:
+        yield
+    except RdmactlError as error:
+        raise as_failure(error, what) from error
