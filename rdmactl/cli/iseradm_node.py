@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rdmactl.records.operations import RecordProblem, Selection
     from rdmactl.records.store import NodeId
 
-__all__ = ["node_mode", "operate", "selection_of"]
+__all__ = ["in_use_text", "node_mode", "operate", "problem_messages", "rescan_or_stats", "selection_of"]
 
 _FILE_NAME_MAX = 255
 _TARGET_BYTES_MAX = 254
@@ -57,7 +57,7 @@ def operate(context: Context, arguments: Arguments, selection: Selection, tpgt: 
     if arguments.operation == "new":
         return _new(context, selection, tpgt, iface_record)
     if arguments.rescan or arguments.stats:
-        return _sessions_only(context, selection, arguments)
+        return rescan_or_stats(context, _sessions_matching(context, selection), arguments.rescan)
     if arguments.login and arguments.logout:
         raise Exit(7, "Invalid parameters. Both login and logout passed in")
     if (arguments.login or arguments.logout) and arguments.operations:
@@ -163,10 +163,15 @@ def _refuse_long_name(node: NodeId) -> None:
         )
 
 
-def _sessions_only(context: Context, selection: Selection, arguments: Arguments) -> int:
-    if not _sessions_matching(context, selection):
+def rescan_or_stats(context: Context, sessions: list[SessionView], is_rescan: bool) -> int:
+    """What is done to live sessions, by whatever they were selected."""
+    if not sessions:
         raise Exit(21, "No session found.")
-    raise Exit(7, f"{'Rescanning' if arguments.rescan else 'Statistics of'} sessions is not supported yet.")
+    if not is_rescan:
+        raise Exit(7, "Statistics of sessions are not supported yet.")
+    from rdmactl.cli.iseradm_rescan import rescan
+
+    return rescan(context, sessions)
 
 
 def _sessions_matching(context: Context, selection: Selection) -> list[SessionView]:

@@ -38,9 +38,9 @@ def session_mode(context: Context, arguments: Arguments) -> int:
 
         return log_out(context, sessions)
     if arguments.rescan or arguments.stats:
-        if not sessions:
-            raise Exit(21, "No session found.")
-        raise Exit(7, f"{'Rescanning' if arguments.rescan else 'Statistics of'} sessions is not supported yet.")
+        from rdmactl.cli.iseradm_node import rescan_or_stats
+
+        return rescan_or_stats(context, sessions, arguments.rescan)
     if not sessions:
         raise Exit(21, "No active sessions.")
     return _print(context, arguments, sessions, arguments.level or 0)

@@ -20,7 +20,6 @@ SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10")
 
 NOT_YET = {
     "statistics": {"stats-r1", "stats-iser", "stats-all", "session-nodaemon-stats"},
-    "rescan": {"rescan-r1", "rescan-r1-long", "rescan-node", "rescan-all", "session-nodaemon-rescan"},
     "discovery over iSER": {"disc-I-iser", "disc-I-two"},
     "iSNS": {"ddb-isns-D", "ddb-isns-list", "ddb-isns-show", "discoveryd-isns-sessions"},
     "safe logout": {"safe-logout-busy", "safe-logout-busy-node", "safe-logout-free"},
@@ -50,7 +49,9 @@ DIFFERENT = {
 
 EXCUSED = {name for group in (*NOT_YET.values(), *DIFFERENT.values()) for name in group}
 
-UNORDERED = re.compile(r"(-l\b|--login|-u\b|--logout|-L |-U |-o delete|-o new|-m discovery(db)?( -P 1)?(;|$)|-m host)")
+UNORDERED = re.compile(
+    r"(-R\b|-l\b|--login|-u\b|--logout|-L |-U |-o delete|-o new|-m discovery(db)?( -P 1)?(;|$)|-m host)"
+)
 """Commands whose lines come in the order of directory entries, or as answers arrive."""
 
 

@@ -81,6 +81,8 @@ def test_a_session_from_discovery_to_logout(host: Host) -> None:
     for words in (("-m", "session"), ("-m", "host"), ("-m", "host", "-P", "1")):
         theirs = subprocess.run([ISCSIADM, *words], capture_output=True, text=True, check=True)
         assert host.run(*words).stdout == theirs.stdout
+    rescan = host.run("-m", "session", "-R")
+    assert (rescan.status, rescan.stdout.count("Rescanning session [sid: "), rescan.stderr) == (0, 2, "")
     deep = host.run("-m", "session", "-P", "3").stdout
     assert deep.count("Attached scsi disk sd") == 2
     again = host.run(*NODE, "-p", PORTAL, "-l")
