@@ -189,7 +189,7 @@ class Connection:
         With a call that does not return nothing can be given back: then `stuck` stays True.
         """
         self._move(Own.CLOSE)
-        if self.state is State.CLOSED or not await self._call_returned():
+        if self.state is State.CLOSED or not await self._until(self._returned, self._deadlines.close_failed_s):
             return
         if self._was_up and not self._peer_gone:
             self._lib.cm_disconnect(self._id)
@@ -197,13 +197,10 @@ class Connection:
             await self._until(lambda: self._peer_gone, patience_s)  # in a black hole it never comes: go on without
         self._stop_watching()
         self._channel.forget(self._key)
-        try:
-            # On iWARP this waits for the peer's part of the connection set-up, 10 s with soft-iWARP.
-            async with asyncio.timeout(self._deadlines.free_s):
-                await self._in_thread(self._free)
-        except TimeoutError:
-            return
-        self._move(Own.FREED)
+        # On iWARP this waits for the peer's part of the connection set-up, 10 s with soft-iWARP.
+        self._start_in_thread(self._free)
+        if await self._until(self._returned, self._deadlines.free_s):
+            self._move(Own.FREED)
 
     # Stages
 
@@ -364,26 +361,36 @@ class Connection:
             raise self.failure
 
     async def _until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
-        """Wait until the condition holds; whether it did in time."""
-        try:
-            async with asyncio.timeout(deadline_s):
-                while not condition():
-                    await self._changed()
-        except TimeoutError:
-            return False
-        return True
+        """Wait until the condition holds; whether it did in time.
 
-    async def _call_returned(self) -> bool:
-        return await self._until(lambda: not self.stuck, self._deadlines.close_failed_s)
+        Not asyncio.timeout: up to Python 3.11.4 that one cancels a task for good in which another one has expired, and
+        taking down after a deadline is just that.
+        """
+        end = self._loop.time() + deadline_s
+        timer = self._loop.call_at(end, self._wake)
+        try:
+            while not condition():
+                if self._loop.time() >= end:
+                    return False
+                await self._changed()
+        finally:
+            timer.cancel()
+        return True
 
     async def _in_thread(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a call that may block. When the caller gives up waiting, the connection is stuck until it returns."""
+        return await asyncio.shield(self._start_in_thread(function, *arguments))
+
+    def _start_in_thread(self, function: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
         self.stuck = True
         call = self._loop.run_in_executor(None, function, *arguments)
-        call.add_done_callback(self._unstuck)
-        return await asyncio.shield(call)
+        call.add_done_callback(self._call_ended)
+        return call
 
-    def _unstuck(self, call: asyncio.Future[Any]) -> None:
+    def _returned(self) -> bool:
+        return not self.stuck
+
+    def _call_ended(self, call: asyncio.Future[Any]) -> None:
         self.stuck = False
         self._wake()
         if not call.cancelled():

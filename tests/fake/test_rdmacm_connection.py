@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 
 import pytest
@@ -257,6 +258,32 @@ def test_an_event_the_table_does_not_know(lib: FakeLibrary) -> None:
             await connection.receive()
 
     run(scenario)
+
+
+def test_a_call_that_blocks_is_left_alone(lib: FakeLibrary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the deadline of something around it has passed: the connection says that it is stuck."""
+    lib.iwarp = True
+    release = threading.Event()
+    monkeypatch.setattr(lib, "cm_connect", lambda *arguments: release.wait(10) and 0, raising=False)
+
+    async def attempt(connection: Connection) -> None:
+        async with asyncio.timeout(0.05):
+            try:
+                await connect(connection, lib)
+            finally:
+                await connection.close()
+
+    async def inside() -> None:
+        connection = Connection(EventChannel(), PEER, deadlines=SOON._replace(connect_s=5.0))
+        with pytest.raises(TimeoutError):
+            await attempt(connection)
+        assert connection.stuck
+        assert connection.state is State.CLOSING
+        release.set()
+        await connection.close()
+        assert connection.state is State.CLOSED
+
+    asyncio.run(inside())
 
 
 def test_using_it_before_it_is_up(lib: FakeLibrary) -> None:

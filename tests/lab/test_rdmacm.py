@@ -516,7 +516,7 @@ def test_an_impossible_name_never_connects() -> None:
     async def use(channel: EventChannel) -> None:
         listener = Listener(channel, SockAddr.parse(f"{RXE}:0"))
         discoverer = Discoverer()
-        report = await discoverer.discover(Question(Portal(RXE, listener.address.port), "nobody"))
+        report = await discoverer.discover(Question(Portal(RXE, listener.address.port), "bad name"))
         assert report.error is not None
         assert report.error.code.startswith("invalid")
         assert not listener._requests
