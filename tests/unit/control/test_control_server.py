@@ -254,6 +254,28 @@ def test_login_streams_an_outcome_for_each_record(tmp_path: Path) -> None:
     serve(tmp_path, scenario)
 
 
+def test_a_secret_is_in_no_log_and_no_answer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "suite-secret-4711"
+    key = "node.session.auth.password"
+
+    async def scenario(dispatcher: FakeDispatcher) -> None:
+        records = [RECORD | {"node.name": f"iqn.x:{name}", key: secret} for name in ("ok", "refused", "broken")]
+        outcomes = await ask_more(tmp_path, "io.rdmactl.Initiator.Login", {"records": records, "deadline_s": 5})
+        assert secret not in json.dumps(outcomes)
+        assert {request.settings.chap.password for request in dispatcher.initiator.logins} == {secret}
+        for bad in ({"node.startup": secret}, {key: f"{secret}\nx"}, {"node.conn[0].port": secret}):
+            with pytest.raises(RemoteError) as raised:
+                await ask_more(
+                    tmp_path, "io.rdmactl.Initiator.Login", {"records": [RECORD | {key: secret} | bad], "deadline_s": 5}
+                )
+            assert secret not in f"{raised.value} {raised.value.hint}"
+
+    with caplog.at_level(logging.DEBUG):
+        serve(tmp_path, scenario)
+    assert "a control call failed unexpectedly" in caplog.text
+    assert secret not in caplog.text
+
+
 def test_logout(tmp_path: Path) -> None:
     async def scenario(dispatcher: FakeDispatcher) -> None:
         outcomes = await ask_more(tmp_path, "io.rdmactl.Initiator.Logout", {"sids": [3, 4], "deadline_s": 5})
