@@ -72,7 +72,9 @@ RECHECK_SOON_S = 0.5
 
 _EBUSY, _ENOMEM, _ENOBUFS, _EAGAIN = -16, -12, -105, -11
 _REPORTING = frozenset({LinkState.RESTORING, LinkState.CHECKING})
-_ANSWERS = frozenset({RDMA_NL_IWPM_REG_PID, RDMA_NL_IWPM_ADD_MAPPING, RDMA_NL_IWPM_QUERY_MAPPING})
+_ANSWERS = frozenset(
+    {RDMA_NL_IWPM_REG_PID, RDMA_NL_IWPM_ADD_MAPPING, RDMA_NL_IWPM_QUERY_MAPPING, RDMA_NL_IWPM_HANDLE_ERR}
+)
 
 
 class Report(NamedTuple):
@@ -204,8 +206,12 @@ class KernelLink:
 
     def replied(self, op: int, payload: bytes, code: int, now: float) -> None:
         """The kernel's result for something sent."""
-        asked_at = self._asked.pop(seq_of(payload), None) if op in _ANSWERS or op == RDMA_NL_IWPM_HANDLE_ERR else None
-        if code == _EBUSY or (code == _ENOBUFS and op in (RDMA_NL_IWPM_HELLO, RDMA_NL_IWPM_MAPINFO)):
+        asked_at = self._asked.pop(seq_of(payload), None) if op in _ANSWERS else None
+        if code == _EBUSY and op in _ANSWERS and asked_at is None:
+            # An answer of unknown age, from before an overrun: it must not be sent again.
+            self._stats.too_late += 1
+            self.check(now)
+        elif code == _EBUSY or (code == _ENOBUFS and op in (RDMA_NL_IWPM_HELLO, RDMA_NL_IWPM_MAPINFO)):
             self._resends.append(_Resend(now + RESEND_S, op, payload, asked_at))
         elif op == RDMA_NL_IWPM_HELLO:
             if code:

@@ -183,6 +183,16 @@ def test_n5_an_answer_is_not_repeated_when_it_would_be_late() -> None:
     assert ops(bench) == [RDMA_NL_IWPM_ADD_MAPPING, RDMA_NL_IWPM_MAPINFO]
 
 
+def test_n5_an_answer_from_before_an_overrun_is_not_repeated() -> None:
+    """Its age is not known any more."""
+    bench = Bench.started()
+    bench.add("10.7.0.1:8000")
+    bench.overrun()
+    bench.reply(RDMA_NL_IWPM_ADD_MAPPING, -16)
+    bench.sleep(0.1)
+    assert ops(bench).count(RDMA_NL_IWPM_ADD_MAPPING) == 1
+
+
 def test_n6_another_messages_error_changes_no_version() -> None:
     """N6, better than rdma-core, which takes any error with sequence number 0 for a refused HELLO."""
     bench = Bench.started()
