@@ -106,12 +106,12 @@ class _Run:
         self.steps.begin("address")
         destination = await resolve(self.portal)
         source = (await resolve(Portal(self.question.source)))._replace(port=0) if self.question.source else None
+        # Before the connection: a name nobody could accept must not leave a connection without a login behind.
+        config = config_of(self.question, self.portal, self._random_bytes)
+        engine = DiscoveryEngine(config, random_bytes=self._random_bytes)
         connection = Connection(channel, str(self.portal), steps=self.steps)
         try:
-            await connection.connect(destination, PRIVATE_DATA, source._replace(port=0) if source is not None else None)
-            engine = DiscoveryEngine(
-                config_of(self.question, self.portal, self._random_bytes), random_bytes=self._random_bytes
-            )
+            await connection.connect(destination, PRIVATE_DATA, source)
             return await converse(connection, engine, self.steps, str(self.portal))
         finally:
             self.stage = self.steps.current
