@@ -98,6 +98,11 @@ class LoginRequest:
     hw_address: str = ""  # shown in sysfs only
     sessions_wanted: int = 1  # node.session.nr_sessions: refused as "session exists" when so many are there
 
+    @property
+    def identity(self) -> tuple[str, Portal, str]:
+        """What makes two requests mean the same session."""
+        return self.target, self.portal, self.iface_name
+
     def __str__(self) -> str:
         return f"{self.target} at {self.portal}"
 

@@ -167,13 +167,19 @@ class InitiatorService:
             self._calls.discard(task)
 
     def _present(self, request: LoginRequest) -> int:
-        """Sessions of the same identity: being made here, and others in the kernel."""
-        identity = (request.target, request.portal, request.iface_name)
-        making = sum((other.target, other.portal, other.iface_name) == identity for other in self._under_way)
-        return making + sum(
+        """Sessions of the same identity: being made here, looked after here, and others in the kernel.
+
+        Only the last kind is read from sysfs, so that a login costs the same with one session and with a thousand.
+        """
+        identity = request.identity
+        ours = [*self._under_way, *(session.request for session in self._sessions.values())]
+        strangers = (
+            sysfs.session(sid, self._root) for sid in sysfs.session_ids(self._root) if sid not in self._inboxes
+        )
+        return sum(other.identity == identity for other in ours) + sum(
             (view.target, view.persistent, view.iface_name or "default") == identity
-            for view in sysfs.sessions(self._root)
-            if view.sid in self._sessions or view.sid not in self._inboxes  # else it is one of those being made
+            for view in strangers
+            if view is not None
         )
 
     async def _first_login(self, request: LoginRequest, handle: int) -> Session:

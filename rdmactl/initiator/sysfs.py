@@ -31,6 +31,7 @@ __all__ = [
     "hosts",
     "read",
     "session",
+    "session_ids",
     "session_of",
     "sessions",
     "transport_caps",
@@ -266,13 +267,14 @@ def write(path: str, value: str) -> None:
 
 def sessions(root: str = "/sys") -> list[SessionView]:
     """All sessions of this host, whoever made them, in the order open-iscsi lists them (by the text of the sid)."""
-    found = []
-    for name in _names(f"{root}/class/iscsi_session"):
-        match = _SID.match(name)
-        view = session(int(match[1]), root) if match else None
-        if view is not None:
-            found.append(view)
-    return found
+    views = (session(sid, root) for sid in session_ids(root))
+    return [view for view in views if view is not None]
+
+
+def session_ids(root: str = "/sys") -> list[int]:
+    """The sids of all sessions, in the same order: one directory listing, whatever their number."""
+    matches = (_SID.match(name) for name in _names(f"{root}/class/iscsi_session"))
+    return [int(match[1]) for match in matches if match]
 
 
 def session(sid: int, root: str = "/sys") -> SessionView | None:

@@ -41,6 +41,16 @@ def attribute(name: str, value: str) -> None:
     (GROUP / name).write_text(value)
 
 
+def second_portal(address: str, port: int, transport: str) -> None:
+    """One more portal of the target, on an IPv6 address of its own."""
+    sh(f"ip address replace {address}/64 dev dummy0 nodad; target {TARGET} '[{address}]:{port}' {transport}")
+
+
+def no_portal(address: str, port: int) -> None:
+    """Take it away again."""
+    (GROUP / "np" / f"[{address}]:{port}").rmdir()
+
+
 class RealWorld:
     """See `tests.initiator_scenarios.World`."""
 
@@ -90,6 +100,44 @@ class RealWorld:
         left = [f"session {found.sid}" for found in sysfs.sessions()]
         left += [f"host {found.host_no}" for found in sysfs.hosts()]
         return left + [f"endpoint {number}" for number in sysfs.endpoints()]
+
+
+class Relay:
+    """A TCP relay in front of a target, which can stop passing anything on without closing a connection."""
+
+    def __init__(self, to: Portal) -> None:
+        self._to = to
+        self._gates: list[asyncio.Event] = []
+        self._pumps: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Relay:
+        self._server = await asyncio.start_server(self._serve, self._to.address, 0)
+        self.portal = Portal(*self._server.sockets[0].getsockname())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for pump in self._pumps:
+            pump.cancel()
+
+    def fall_silent(self) -> None:
+        """The connections there are; new ones work."""
+        for gate in self._gates:
+            gate.clear()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there = await asyncio.open_connection(self._to.address, self._to.port)
+        gate = asyncio.Event()
+        gate.set()
+        self._gates.append(gate)
+        for source, sink in ((reader, there[1]), (there[0], writer)):
+            self._pumps.append(asyncio.ensure_future(self._pump(source, sink, gate)))
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+        while data := await source.read(65536):
+            await gate.wait()
+            sink.write(data)
+        sink.close()
 
 
 def kernel_stumbled() -> list[str]:

@@ -198,3 +198,60 @@ def test_discovery_that_finds_nobody(world: RealWorld, portal: Portal, err: Iscs
         assert portal.address in caught.value.message
 
     world.run(scenario)
+
+
+def test_digests_and_immediate_data_as_asked(world: RealWorld) -> None:
+    async def scenario() -> None:
+        settings = replace(FAST, header_digest="CRC32C,None", data_digest="CRC32C,None", immediate_data=False)
+        sid = await login(world, request(world, "tcp", settings))
+        found = sysfs.session(sid)
+        assert found is not None
+        negotiated = found.negotiated()
+        assert (negotiated.header_digest, negotiated.data_digest, negotiated.immediate_data) == (True, True, False)
+        assert lab.write_and_read(lab.disk_of(sid))
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
+@transports
+def test_ipv6(world: RealWorld, transport: str) -> None:
+    lab.second_portal("fd00:9::1", 3263, transport)
+
+    async def scenario() -> None:
+        portal = Portal("fd00:9::1", 3263)
+        sid = await login(world, replace(request(world, transport), portal=portal))
+        found = sysfs.session(sid)
+        assert found is not None
+        assert found.persistent == portal
+        assert lab.write_and_read(lab.disk_of(sid))
+        await logout(world, sid)
+        assert world.leftovers() == []
+
+    try:
+        world.run(scenario)
+    finally:
+        lab.no_portal("fd00:9::1", 3263)
+
+
+def test_a_target_that_falls_silent_is_noticed(world: RealWorld) -> None:
+    """Checklist 32: the kernel's own NOPs, after a second, and one second for the answer."""
+
+    async def scenario() -> None:
+        async with lab.Relay(lab.TCP) as relay:
+            settings = replace(FAST, noop_out_interval_s=1, noop_out_timeout_s=1)
+            sid = await login(world, replace(request(world, "tcp", settings), portal=relay.portal))
+            begin = time.monotonic()
+            relay.fall_silent()
+            await scenarios.eventually(world, lambda: view_state(sid) == "FAILED", "the silence is not noticed")
+            assert 1 < time.monotonic() - begin < 10
+            await scenarios.recovered(world)
+            await logout(world, sid)
+            assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def view_state(sid: int) -> str | None:
+    found = sysfs.session(sid)
+    return None if found is None else found.state
