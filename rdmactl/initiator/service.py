@@ -172,10 +172,9 @@ class InitiatorService:
         Only the last kind is read from sysfs, so that a login costs the same with one session and with a thousand.
         """
         identity = request.identity
-        ours = [*self._under_way, *(session.request for session in self._sessions.values())]
-        strangers = (
-            sysfs.session(sid, self._root) for sid in sysfs.session_ids(self._root) if sid not in self._inboxes
-        )
+        present = sysfs.session_ids(self._root)
+        ours = [*self._under_way, *(self._sessions[sid].request for sid in present if sid in self._sessions)]
+        strangers = (sysfs.session(sid, self._root) for sid in present if sid not in self._inboxes)
         return sum(other.identity == identity for other in ours) + sum(
             (view.target, view.persistent, view.iface_name or "default") == identity
             for view in strangers
