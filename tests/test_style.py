@@ -24,8 +24,8 @@ def tracked(*patterns: str) -> list[Path]:
     return [ROOT / line for line in listed.splitlines() if (ROOT / line).is_file()]
 
 
-def run(*command: str | Path) -> None:
-    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, check=False)
+def run(*command: str | Path, cwd: Path = ROOT) -> None:
+    done = subprocess.run([str(word) for word in command], cwd=cwd, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))[:120]}\n{done.stdout}{done.stderr}"
 
 
@@ -47,7 +47,8 @@ def test_types_are_strict() -> None:
 
 
 def test_lab_kit_types_are_strict() -> None:
-    run(tool("mypy"), "--strict", "--config-file=", "-p", "kit", "--cache-dir", ROOT / ".mypy_cache" / "lab")
+    cache = ROOT / ".mypy_cache" / "lab"
+    run(tool("mypy"), "--strict", "--config-file=", "-p", "kit", "--cache-dir", cache, cwd=ROOT / "lab")
 
 
 def shell_scripts() -> list[Path]:
@@ -69,7 +70,7 @@ def test_man_pages_are_well_formed() -> None:
 def test_every_source_file_names_its_licence() -> None:
     for path in tracked("*.py", "*.sh", "lab/run", "lab/guest/*", "lab/host-packages", "Makefile", ".ci/run"):
         head = path.read_text().split("\n")[:3]
-        assert any("SPDX-License-Identifier: Apache-2.0" in line for line in head), path
+        assert head == [""] or any("SPDX-License-Identifier: Apache-2.0" in line for line in head), path
 
 
 def test_modules_stay_small() -> None:
