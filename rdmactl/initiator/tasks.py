@@ -39,12 +39,12 @@ class Tasks:
         return task
 
     async def acquire(self, making: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
-        """The result of `making`; when the caller is cancelled meanwhile, `making` still ends and is then undone."""
+        """The result of `making`; when the caller is cancelled meanwhile, `making` still ends and is undone first."""
         task = self.spawn(making)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            self.spawn(_undo(task, undo))
+            await self.complete(_undo(task, undo))
             raise
 
     async def complete(self, work: Coroutine[Any, Any, None]) -> None:

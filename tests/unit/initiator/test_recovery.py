@@ -40,9 +40,35 @@ def test_what_is_being_made_is_undone_when_the_caller_goes() -> None:
         caller = asyncio.ensure_future(tasks.acquire(make(), undo))
         await asyncio.sleep(0)
         caller.cancel()
+        await asyncio.sleep(0)
+        assert undone == []
+        made.set()
         await asyncio.wait([caller])
         assert caller.cancelled()
-        assert undone == []
+        assert undone == [7]
+
+    asyncio.run(main())
+
+
+def test_what_is_being_made_is_undone_even_when_the_caller_is_in_a_hurry() -> None:
+    undone: list[int] = []
+
+    async def main() -> None:
+        tasks = Tasks()
+        made = asyncio.Event()
+
+        async def make() -> int:
+            await made.wait()
+            return 7
+
+        async def undo(value: int) -> None:
+            undone.append(value)
+
+        caller = asyncio.ensure_future(tasks.acquire(make(), undo))
+        for _ in range(3):
+            await asyncio.sleep(0)
+            caller.cancel()
+        await asyncio.wait([caller])
         made.set()
         await tasks.finish(5.0)
 
