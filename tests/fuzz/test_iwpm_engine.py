@@ -12,6 +12,7 @@ Whatever the kernel and the peers do, in whatever order, with whatever pauses:
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -215,7 +216,8 @@ def step(world: World, kind: str, value) -> None:  # type: ignore[no-untyped-def
         world.claims.full = value
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(steps(), min_size=10, max_size=60))
 def test_engine(sequence: list[tuple[str, object]]) -> None:
     world = World()
