@@ -162,8 +162,11 @@ def test_chap(world: RealWorld, chap: None, transport: str) -> None:
         wrong_target = await attempt(username="joe", password=SECRET, username_in="array", password_in="not-its-secret")
         assert wrong_target is IscsiErr.FATAL_LOGIN
         assert len(told) == 3
-        assert not any("secret" in text and word in text for text in told for word in (SECRET, SECRET_IN))
+        assert not any(word in text for text in told for word in (SECRET, SECRET_IN))
         assert world.leftovers() == []
+        # LIO's iSER does not see that a login in progress was broken off, and lets nobody else in for 15 s
+        patient = replace(FAST, initial_login_retry_max=8, chap=ChapSettings(username="joe", password=SECRET))
+        await logout(world, await login(world, request(world, transport, patient)))
 
     world.run(scenario)
 
