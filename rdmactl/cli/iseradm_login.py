@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rdmactl.records.model import Record
     from rdmactl.records.store import NodeId
 
-__all__ = ["DAEMON_DOWN", "Login", "add_session", "ask_daemon", "log_in", "log_out", "of_nodes"]
+__all__ = ["DAEMON_DOWN", "Login", "add_session", "ask_daemon", "log_in", "log_out", "of_nodes", "session_text"]
 
 DAEMON_DOWN = (
     "iscsid is not running. Could not start it up automatically using the startup command in the iscsid.conf"
@@ -107,7 +107,7 @@ def log_out(context: Context, sessions: Sequence[SessionView]) -> int:
     if not sessions:
         context.error("No matching sessions found")
         return 21
-    names = [_session_text(session) for session in sessions]
+    names = [session_text(session) for session in sessions]
     status = _carry_out(
         context,
         _Work(
@@ -242,7 +242,8 @@ def _failure(wire: dict[str, Any]) -> _Failure:
     return _Failure(iscsiadm_status(error), error_text(error))
 
 
-def _session_text(session: SessionView) -> str:
+def session_text(session: SessionView) -> str:
+    """How messages name a session."""
     portal = session.persistent
     where = f"{portal.address},{portal.port}" if portal is not None else ","
     return f"[sid: {session.sid}, target: {session.target}, portal: {where}]"

@@ -168,7 +168,9 @@ def rescan_or_stats(context: Context, sessions: list[SessionView], is_rescan: bo
     if not sessions:
         raise Exit(21, "No session found.")
     if not is_rescan:
-        raise Exit(7, "Statistics of sessions are not supported yet.")
+        from rdmactl.cli.iseradm_stats import print_statistics
+
+        return print_statistics(context, sessions)
     from rdmactl.cli.iseradm_rescan import rescan
 
     return rescan(context, sessions)

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from rdmactl.cli.iseradm_login import session_text
 from rdmactl.initiator import sysfs
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ def rescan(context: Context, sessions: Sequence[SessionView]) -> int:
     """Rescan all of them; the first failure's status."""
     children = {}
     for session in sessions:
-        portal = session.persistent
-        where = f"{portal.address},{portal.port}" if portal is not None else ","
-        print(f"Rescanning session [sid: {session.sid}, target: {session.target}, portal: {where}]", flush=True)
+        print(f"Rescanning session {session_text(session)}", flush=True)
         children[_in_child(session)] = session
     return _wait(context, children)
 

@@ -20,7 +20,10 @@ from asyncvarlink import LastResult, TypedVarlinkErrorReply, VarlinkInterface, v
 
 from rdmactl import __version__
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
+from rdmactl.initiator import usage
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.netlink.supervisor import LaneStatus
+from rdmactl.records import conf
 from rdmactl.records.requests import discovery_request, login_request
 
 __all__ = ["CHANGING_METHODS", "Caller", "Daemon", "Failed", "Initiator", "PortMapper", "failure"]
@@ -40,8 +43,8 @@ LOGINS_AT_ONCE = 64
 OBJECTS_MAX = 16384
 """Records or session ids in one call."""
 
-CHANGING_METHODS = frozenset({"Discover", "Login", "Logout"})
-"""Only for root: they use credentials, open connections, or make and remove block devices."""
+CHANGING_METHODS = frozenset({"Discover", "Login", "Logout", "Statistics"})
+"""Only for root: they use credentials, open connections, make and remove block devices, or hold up the whole class."""
 
 
 class Caller(Protocol):
@@ -161,6 +164,18 @@ class Outcome(TypedDict):
     failure: Failure | None
 
 
+class Counter(TypedDict):
+    name: str
+    value: int
+
+
+class SessionCounters(TypedDict):
+    """Counters of one session, in the kernel's order: `fixed` that all transports have, `named` of its transport."""
+
+    fixed: list[Counter]
+    named: list[Counter]
+
+
 class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
     """Sessions to iSCSI and iSER targets."""
 
@@ -206,11 +221,14 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
 
     @varlinkmethod(return_parameter="outcome", delay_generator=False)
     async def Logout(self, *, sids: list[int], deadline_s: float) -> AsyncIterator[Outcome]:  # noqa: N802
-        """Log sessions out; one outcome for each, as they come."""
+        """Log sessions out; one outcome for each, as they come. With iscsid.safe_logout one in use is kept (28)."""
         limit_s = _limited(deadline_s)
+        safe = conf.option("iscsid.safe_logout") == "Yes"
 
         def log_out(sid: int) -> Callable[[], Awaitable[int]]:
             async def run() -> int:
+                if safe:
+                    await asyncio.to_thread(_refuse_if_used, sid)
                 await self._caller.call("initiator", lambda service: service.logout(sid), deadline_s=limit_s)
                 return sid
 
@@ -218,6 +236,17 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
 
         async for outcome in self._each([log_out(sid) for sid in sids]):
             yield outcome
+
+    @varlinkmethod
+    async def Statistics(self, *, sid: int, deadline_s: float) -> SessionCounters:  # noqa: N802
+        """The kernel's counters of one session."""
+        found = await self._caller.call(
+            "initiator", lambda service: service.statistics(sid), deadline_s=_limited(deadline_s)
+        )
+        return {
+            "fixed": [{"name": name, "value": value} for name, value in found.fixed],
+            "named": [{"name": name, "value": value} for name, value in found.named],
+        }
 
     async def _each(self, jobs: list[Callable[[], Awaitable[int]]], *, wait: bool = True) -> AsyncIterator[Outcome]:
         """Run all jobs, some at once, and give each outcome when it is there; the last one ends the stream."""
@@ -248,6 +277,17 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+
+
+def _refuse_if_used(sid: int) -> None:
+    """IscsiFailure (28) when somebody uses the session's disks; it names them all."""
+    found = usage.users(sid)
+    if found:
+        raise IscsiFailure(
+            IscsiErr.BUSY,
+            f"session {sid} is in use: {', '.join(found)}",
+            hint="unmount and release them first; iscsid.safe_logout in iscsid.conf asks for this check",
+        )
 
 
 def _limited(deadline_s: float) -> float:

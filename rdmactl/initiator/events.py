@@ -14,12 +14,14 @@ Not here: what an event means for a session (`service.py`).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from rdmactl.errors import DeadlineExceeded
 from rdmactl.netlink import iscsi
-from rdmactl.netlink.iscsi import ConnError, ReceivedPdu, SessionDestroyed, SessionUnbound
+from rdmactl.netlink.iscsi import ConnError, ReceivedPdu, SessionDestroyed, SessionStatistics, SessionUnbound
+from rdmactl.netlink.iscsi_stats import Statistics
 from rdmactl.netlink.ports import ChannelSpec, Received, Reply
 
 __all__ = ["EVENTS", "Inbox", "Inboxes", "Item"]
@@ -77,6 +79,7 @@ class Inboxes:
         self._by_sid: dict[int, Inbox] = {}
         self._on_overrun = on_overrun
         self._turns = 0
+        self._statistics: dict[int, set[asyncio.Future[Statistics]]] = {}
         self.malformed = 0
 
     def open(self, sid: int) -> Inbox:
@@ -91,6 +94,19 @@ class Inboxes:
     def all(self) -> list[tuple[int, Inbox]]:
         """(sid, inbox) of every session that is listened for."""
         return list(self._by_sid.items())
+
+    @contextlib.contextmanager
+    def statistics(self, sid: int) -> Iterator[asyncio.Future[Statistics]]:
+        """The next answer to GET_STATS about a session, whoever asked: counters are the same for everybody."""
+        future: asyncio.Future[Statistics] = asyncio.get_running_loop().create_future()
+        waiting = self._statistics.setdefault(sid, set())
+        waiting.add(future)
+        try:
+            yield future
+        finally:
+            waiting.discard(future)
+            if not waiting and self._statistics.get(sid) is waiting:
+                del self._statistics[sid]
 
     def __contains__(self, sid: int) -> bool:
         return sid in self._by_sid
@@ -115,6 +131,11 @@ class Inboxes:
         event = iscsi.parse_event(received.message)
         if event is None:
             self.malformed += 1
+            return
+        if isinstance(event, SessionStatistics):
+            for future in self._statistics.pop(event.sid, ()):
+                if not future.done():
+                    future.set_result(event.statistics)
             return
         inbox = self._by_sid.get(getattr(event, "sid", -1))
         if inbox is None:

@@ -186,6 +186,16 @@ class Kernel:
             if reply.code != -errno.EINVAL:
                 _check(reply, f"session {session.sid}")
 
+    async def ask_statistics(self, handle: int, sid: int) -> None:
+        """Have the kernel send a session's counters to the event channel, which must be open (`iscsi.get_stats`)."""
+        try:
+            (reply,) = await self._exchange([iscsi.get_stats(handle, sid)])
+        except KernelError as error:
+            if error.errno != errno.ENODATA:  # no answer here is the good case
+                raise
+        else:
+            _check(reply, f"session {sid}")
+
     async def _all(self, session: KernelSession, requests: Sequence[bytes]) -> None:
         for reply in await self._exchange(requests):
             if reply.code == -errno.ENOSYS and reply.type in (Uevent.SET_PARAM, Uevent.SET_HOST_PARAM):

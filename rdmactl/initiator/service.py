@@ -33,6 +33,7 @@ from rdmactl.initiator.session import Phase, Session
 from rdmactl.initiator.tasks import Tasks
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.netlink.iscsi import NETLINK_ISCSI, ConnError, SessionDestroyed
+from rdmactl.netlink.iscsi_stats import Statistics
 from rdmactl.netlink.ports import ChannelSpec, Lane
 
 __all__ = ["InitiatorService"]
@@ -48,6 +49,7 @@ _LONGEST_PAUSE_S = 2.0
 _DEFAULT_TOTAL_S = 120.0  # of a first login when the record sets no limit
 _UNWELCOME_LIMIT = 3  # connections ended upon our CHAP response: no longer a coincidence
 _CLEAN_UP_S = 5.0
+_STATISTICS_S = 5.0
 _LOST = 1011  # ISCSI_ERR_CONN_FAILED
 
 
@@ -120,6 +122,22 @@ class InitiatorService:
         with _told(str(session)):
             await self._tasks.complete(self._log_out(session))
         log.info("%s: logged out", session)
+
+    async def statistics(self, sid: int) -> Statistics:
+        """Counters of a session, whoever made it. IscsiFailure: 2 no such session, 33 no answer."""
+        view = sysfs.session(sid, self._root)
+        handle = None if view is None else sysfs.transport_handle(view.transport, self._root)
+        if handle is None:
+            raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"no session {sid}")
+        with _told(f"session {sid}"), self._inboxes.statistics(sid) as answer:
+            await self._kernel.ask_statistics(handle, sid)
+            try:
+                async with asyncio.timeout(_STATISTICS_S):
+                    return await answer
+            except TimeoutError:
+                raise IscsiFailure(
+                    IscsiErr.REQ_TIMEDOUT, f"the kernel sent no statistics of session {sid} within {_STATISTICS_S:g} s"
+                ) from None
 
     def status(self) -> list[SessionStatus]:
         """The sessions this service looks after."""

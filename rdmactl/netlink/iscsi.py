@@ -17,6 +17,7 @@ from enum import IntEnum
 from typing import NamedTuple
 
 from rdmactl.netlink import message
+from rdmactl.netlink.iscsi_stats import Statistics, parse_statistics
 from rdmactl.netlink.message import NETLINK_ISCSI
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "Reply",
     "SessionCreated",
     "SessionDestroyed",
+    "SessionStatistics",
     "SessionUnbound",
     "Uevent",
     "bind_conn",
@@ -45,10 +47,12 @@ __all__ = [
     "ep_connect",
     "ep_disconnect",
     "ep_poll",
+    "get_stats",
     "kernel_error_text",
     "parse_event",
     "parse_reply",
     "redacted",
+    "request",
     "send_pdu",
     "set_host_param",
     "set_param",
@@ -67,7 +71,7 @@ _PARAM_LEN_LIMIT = 4096  # value and NUL; longer is -EINVAL
 
 
 class Uevent(IntEnum):
-    """enum iscsi_uevent_e: ISCSI_UEVENT_xxx (requests) and ISCSI_KEVENT_xxx (events), as the transports here use it."""
+    """enum iscsi_uevent_e: ISCSI_UEVENT_xxx and ISCSI_KEVENT_xxx (events). 31 to 42 are for adapters only."""
 
     CREATE_SESSION = 11
     DESTROY_SESSION = 12
@@ -85,6 +89,17 @@ class Uevent(IntEnum):
     SET_HOST_PARAM = 26
     UNBIND_SESSION = 27
     CREATE_BOUND_SESSION = 28
+    SET_IFACE_PARAMS = 31
+    PING = 32
+    GET_CHAP = 33
+    DELETE_CHAP = 34
+    SET_FLASHNODE_PARAMS = 35
+    NEW_FLASHNODE = 36
+    DEL_FLASHNODE = 37
+    LOGIN_FLASHNODE = 38
+    LOGOUT_FLASHNODE = 39
+    SET_CHAP = 41
+    GET_HOST_STATS = 42
     DESTROY_SESSION_ASYNC = 43
 
     RECV_PDU = 101
@@ -153,6 +168,7 @@ class ConnStop(IntEnum):
 
 _WITH_RETCODE = (Uevent.BIND_CONN, Uevent.START_CONN, Uevent.SEND_PDU, Uevent.TRANSPORT_EP_POLL)
 _SECRET_PARAMS = (Param.PASSWORD, Param.PASSWORD_IN)
+_SECRET_TABLES = (Uevent.GET_CHAP, Uevent.SET_CHAP, Uevent.SET_FLASHNODE_PARAMS)
 
 # enum iscsi_err: what CONN_ERROR says, as a sentence can use it
 _CONN_ERRORS = {
@@ -235,76 +251,84 @@ class SessionDestroyed(NamedTuple):
     host_no: int
 
 
+class SessionStatistics(NamedTuple):
+    """The answer to GET_STATS, which everybody who listens gets."""
+
+    sid: int
+    statistics: Statistics
+
+
 class OtherEvent(NamedTuple):
     """Something that concerns adapters with their own iSCSI stack."""
 
     kind: int
 
 
-Event = ReceivedPdu | ConnError | SessionCreated | SessionUnbound | SessionDestroyed | OtherEvent
+Event = ReceivedPdu | ConnError | SessionCreated | SessionUnbound | SessionDestroyed | SessionStatistics | OtherEvent
 
 
-def _request(type: Uevent, handle: int, u: bytes, payload: bytes = b"") -> bytes:
+def request(type: Uevent, handle: int, u: bytes, payload: bytes = b"") -> bytes:
+    """Any request; `u` is the union of what it takes."""
     body = UEVENT.pack(type, 0, handle, u.ljust(_U_BYTES, b"\0"), b"") + payload
     return message.build(type, body, flags=0)
 
 
 def create_session(handle: int, initial_cmdsn: int, cmds_max: int, queue_depth: int) -> bytes:
     """A session without transport connection (tcp). Reply: sid, host number."""
-    return _request(Uevent.CREATE_SESSION, handle, struct.pack("=IHH", initial_cmdsn, cmds_max, queue_depth))
+    return request(Uevent.CREATE_SESSION, handle, struct.pack("=IHH", initial_cmdsn, cmds_max, queue_depth))
 
 
 def create_bound_session(handle: int, endpoint: int, initial_cmdsn: int, cmds_max: int, queue_depth: int) -> bytes:
     """A session upon a connected endpoint (iser). Reply: sid, host number."""
     u = struct.pack("=QIHH", endpoint, initial_cmdsn, cmds_max, queue_depth)
-    return _request(Uevent.CREATE_BOUND_SESSION, handle, u)
+    return request(Uevent.CREATE_BOUND_SESSION, handle, u)
 
 
 def create_conn(handle: int, sid: int) -> bytes:
     """The connection of a session."""
-    return _request(Uevent.CREATE_CONN, handle, struct.pack("=II", sid, _CID))
+    return request(Uevent.CREATE_CONN, handle, struct.pack("=II", sid, _CID))
 
 
 def bind_conn(handle: int, sid: int, transport_eph: int) -> bytes:
     """Give a connection its transport: endpoint handle (iser), or the sender's file descriptor number (tcp)."""
-    return _request(Uevent.BIND_CONN, handle, struct.pack("=IIQI", sid, _CID, transport_eph, 1))
+    return request(Uevent.BIND_CONN, handle, struct.pack("=IIQI", sid, _CID, transport_eph, 1))
 
 
 def set_param(handle: int, sid: int, param: Param, value: str | int | bool) -> bytes:
     """One parameter. The kernel checks hardly anything: values must be right when they come here."""
     text = _param_text(value)
-    return _request(Uevent.SET_PARAM, handle, struct.pack("=IIII", sid, _CID, param, len(text)), text)
+    return request(Uevent.SET_PARAM, handle, struct.pack("=IIII", sid, _CID, param, len(text)), text)
 
 
 def set_host_param(handle: int, host_no: int, param: HostParam, value: str) -> bytes:
     """One parameter of a host, for display in sysfs."""
     text = _param_text(value)
-    return _request(Uevent.SET_HOST_PARAM, handle, struct.pack("=III", host_no, param, len(text)), text)
+    return request(Uevent.SET_HOST_PARAM, handle, struct.pack("=III", host_no, param, len(text)), text)
 
 
 def start_conn(handle: int, sid: int) -> bytes:
     """Full feature phase: the SCSI layer may use the session."""
-    return _request(Uevent.START_CONN, handle, struct.pack("=II", sid, _CID))
+    return request(Uevent.START_CONN, handle, struct.pack("=II", sid, _CID))
 
 
 def stop_conn(handle: int, sid: int, flag: ConnStop) -> bytes:
     """Take the transport away from a connection; returns after the kernel's own clean-up of it."""
-    return _request(Uevent.STOP_CONN, handle, struct.pack("=IIQI", sid, _CID, 0, flag))
+    return request(Uevent.STOP_CONN, handle, struct.pack("=IIQI", sid, _CID, 0, flag))
 
 
 def destroy_conn(handle: int, sid: int) -> bytes:
     """Free the connection of a session."""
-    return _request(Uevent.DESTROY_CONN, handle, struct.pack("=II", sid, _CID))
+    return request(Uevent.DESTROY_CONN, handle, struct.pack("=II", sid, _CID))
 
 
 def unbind_session(handle: int, sid: int) -> bytes:
     """Remove the SCSI target of a session; SessionUnbound tells the end, unless it was unbound already."""
-    return _request(Uevent.UNBIND_SESSION, handle, struct.pack("=I", sid))
+    return request(Uevent.UNBIND_SESSION, handle, struct.pack("=I", sid))
 
 
 def destroy_session_async(handle: int, sid: int) -> bytes:
     """Remove a session in the background; SessionDestroyed tells the end. The sid is unknown at once."""
-    return _request(Uevent.DESTROY_SESSION_ASYNC, handle, struct.pack("=I", sid))
+    return request(Uevent.DESTROY_SESSION_ASYNC, handle, struct.pack("=I", sid))
 
 
 def send_pdu(handle: int, sid: int, header: bytes, data: bytes) -> bytes:
@@ -312,7 +336,15 @@ def send_pdu(handle: int, sid: int, header: bytes, data: bytes) -> bytes:
     if len(header) != BHS_BYTES:
         raise ValueError(f"PDU header of {len(header)} bytes")
     padded = data + bytes(-len(data) & 3)
-    return _request(Uevent.SEND_PDU, handle, struct.pack("=IIII", sid, _CID, BHS_BYTES, len(padded)), header + padded)
+    return request(Uevent.SEND_PDU, handle, struct.pack("=IIII", sid, _CID, BHS_BYTES, len(padded)), header + padded)
+
+
+def get_stats(handle: int, sid: int) -> bytes:
+    """Counters of a session. A refusal is answered; what was asked for comes as the event SessionStatistics.
+
+    To be sent only while a socket of group 1 is open and read: without one the kernel tries to deliver for ever.
+    """
+    return request(Uevent.GET_STATS, handle, struct.pack("=II", sid, _CID))
 
 
 def ep_connect(handle: int, sockaddr: bytes) -> bytes:
@@ -320,17 +352,17 @@ def ep_connect(handle: int, sockaddr: bytes) -> bytes:
 
     The blocking form is not offered: in ib_iser it deadlocks the whole of NETLINK_ISCSI.
     """
-    return _request(Uevent.TRANSPORT_EP_CONNECT, handle, struct.pack("=I", 1), sockaddr)
+    return request(Uevent.TRANSPORT_EP_CONNECT, handle, struct.pack("=I", 1), sockaddr)
 
 
 def ep_poll(handle: int, endpoint: int) -> bytes:
     """Is it connected? Never waits: the kernel would hold everybody up. 1 is reported only once."""
-    return _request(Uevent.TRANSPORT_EP_POLL, handle, struct.pack("=QI", endpoint, 0))
+    return request(Uevent.TRANSPORT_EP_POLL, handle, struct.pack("=QI", endpoint, 0))
 
 
 def ep_disconnect(handle: int, endpoint: int) -> bytes:
     """Disconnect and free an endpoint; -EINVAL when it is already gone."""
-    return _request(Uevent.TRANSPORT_EP_DISCONNECT, handle, struct.pack("=Q", endpoint))
+    return request(Uevent.TRANSPORT_EP_DISCONNECT, handle, struct.pack("=Q", endpoint))
 
 
 def parse_reply(datagram: bytes) -> Reply | None:
@@ -352,7 +384,7 @@ def parse_event(received: message.Message) -> Event | None:
     """A multicast message as an event; None for one that is cut short."""
     if len(received.payload) < UEVENT.size:
         return None
-    kind, _, _, _, r = UEVENT.unpack_from(received.payload)
+    kind, _, _, u, r = UEVENT.unpack_from(received.payload)
     first, second, third = struct.unpack_from("=III", r)
     match kind:
         case Uevent.RECV_PDU:
@@ -365,6 +397,9 @@ def parse_event(received: message.Message) -> Event | None:
             return SessionUnbound(first, second)
         case Uevent.KEVENT_DESTROY_SESSION:
             return SessionDestroyed(sid=second, host_no=first)  # this one has its fields the other way round
+        case Uevent.GET_STATS:
+            statistics = parse_statistics(received.payload[UEVENT.size :])
+            return None if statistics is None else SessionStatistics(struct.unpack_from("=I", u)[0], statistics)
     return OtherEvent(kind)
 
 
@@ -374,7 +409,7 @@ def kernel_error_text(error: int) -> str:
 
 
 def redacted(datagram: bytes) -> bytes:
-    """The same bytes, fit for a trace: secrets of SET_PARAM and CHAP responses of login PDUs overwritten with `*`."""
+    """The same bytes, fit for a trace: secrets of SET_PARAM and of adapters' tables, and CHAP responses, are `*`."""
     if len(datagram) < message.HEADER.size + UEVENT.size:
         return datagram
     out = bytearray(datagram)
@@ -390,7 +425,7 @@ def _redact(out: bytearray, start: int, payload: bytes) -> None:
         return
     kind, _, _, u, _ = UEVENT.unpack_from(payload)
     body = payload[UEVENT.size :]
-    if kind == Uevent.SET_PARAM and struct.unpack_from("=I", u, 8)[0] in _SECRET_PARAMS:
+    if kind in _SECRET_TABLES or (kind == Uevent.SET_PARAM and struct.unpack_from("=I", u, 8)[0] in _SECRET_PARAMS):
         hidden = b"*" * len(body)
     elif kind in (Uevent.SEND_PDU, Uevent.RECV_PDU):
         hidden = b"\0".join(_without_response(pair) for pair in body.split(b"\0"))

@@ -36,6 +36,7 @@ from tests.fake.kernel import FakeKernel, FakeSocket
 HANDLES = {"tcp": 18446744072637906944, "iser": 18446744072638906944}
 CAPS = {"tcp": 0x39, "iser": 0x89}
 _GROUP = 1
+_ANSWERED_TO_ALL = (Uevent.GET_STATS,)
 _RETCODE_REQUESTS = (Uevent.BIND_CONN, Uevent.START_CONN, Uevent.SEND_PDU)
 
 _SESSION_ATTRIBUTES = {
@@ -175,14 +176,16 @@ class FakeIscsiClass(FakeKernel):
         kind, _, handle, u, _ = UEVENT.unpack_from(message.payload)
         with self.lock:
             result = self._dispatch(message.type, handle, u, message.payload[UEVENT.size :])
+        if result is None:
+            return  # answered to the whole group
         if isinstance(result, int):
             body = UEVENT.pack(Uevent.IF_ERROR, result, handle, u, b"")
         else:
             body = UEVENT.pack(kind, 0, handle, u, result)
         sender.deliver(build(message.type, body, flags=0))
 
-    def _dispatch(self, type_: int, handle: int, u: bytes, payload: bytes) -> bytes | int:
-        """The union r of the answer, or an iferror."""
+    def _dispatch(self, type_: int, handle: int, u: bytes, payload: bytes) -> bytes | int | None:
+        """The union r of the answer, or an iferror; None when the answer went to the group."""
         if not self.privileged:
             return -errno.EPERM
         transport = next((name for name, value in HANDLES.items() if value == handle), None)
@@ -196,7 +199,8 @@ class FakeIscsiClass(FakeKernel):
             forced = self.fail_next.pop(Uevent(type_), self.fail_always.get(Uevent(type_)))
             if forced is not None:
                 raise _Refused(forced)
-            return handler(self, transport, u, payload) or b""
+            answer = handler(self, transport, u, payload)
+            return None if type_ in _ANSWERED_TO_ALL else answer or b""
         except _Refused as refused:
             if type_ in _RETCODE_REQUESTS and refused.code != -errno.EINVAL:
                 return struct.pack("=i", refused.code)
@@ -388,6 +392,17 @@ class FakeIscsiClass(FakeKernel):
             self._connection_failed(session, conn, 1020)
         return b""
 
+    def _get_stats(self, transport: str, u: bytes, payload: bytes) -> None:
+        session = self.sessions.get(struct.unpack_from("=I", u)[0])
+        if session is None or session.conn is None:
+            raise _Refused(-errno.EEXIST)
+        named = (b"tx_sendpage_failures", b"rx_discontiguous_hdr", b"eh_abort_cnt") if transport == "tcp" else ()
+        statistics = struct.pack("=qq20I", 1000 + session.sid, -1, *range(19), len(named))
+        statistics += b"".join(struct.pack("=64sq", name, 7) for name in named)
+        if not any(_GROUP in sock.spec.groups for sock in self.sockets):
+            raise AssertionError("the kernel would loop for ever: nobody listens")
+        self._answer_all(Uevent.GET_STATS, u, statistics)
+
     def _ep_connect(self, transport: str, u: bytes, payload: bytes) -> bytes:
         if len(payload) < 16:
             raise _Refused(-errno.EINVAL)
@@ -437,6 +452,7 @@ class FakeIscsiClass(FakeKernel):
         Uevent.DESTROY_SESSION_ASYNC: _destroy_session,
         Uevent.UNBIND_SESSION: _unbind_session,
         Uevent.SEND_PDU: _send_pdu,
+        Uevent.GET_STATS: _get_stats,
         Uevent.TRANSPORT_EP_CONNECT: _ep_connect,
         Uevent.TRANSPORT_EP_POLL: _ep_poll,
         Uevent.TRANSPORT_EP_DISCONNECT: _ep_disconnect,
@@ -539,6 +555,11 @@ class FakeIscsiClass(FakeKernel):
         self.sysfs.set_session(session.sid, state=session.state, target_state=session.target_state)
         if session.conn is not None:
             self.sysfs.set_connection(session.sid, state=session.conn.state)
+
+    def _answer_all(self, kind: Uevent, u: bytes, payload: bytes) -> None:
+        """The answer to a request, as the whole group gets it."""
+        if not self.lose_events:
+            self.multicast(_GROUP, build(0, UEVENT.pack(kind, 0, 0, u, b"") + payload, flags=0))
 
     def _event(self, kind: Uevent, r: bytes, payload: bytes = b"") -> None:
         if self.lose_events:

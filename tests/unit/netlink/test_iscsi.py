@@ -57,6 +57,7 @@ def parts(request: bytes) -> tuple[int, int, int, bytes, bytes]:
             bytes(48) + b"a=b\0c\0\0\0",
         ),
         (iscsi.ep_connect(HANDLE, bytes(28)), 22, struct.pack("=I20x", 1), bytes(28)),
+        (iscsi.get_stats(HANDLE, 5), 20, struct.pack("=II16x", 5, 0), b""),
         (iscsi.ep_poll(HANDLE, 3), 23, struct.pack("=QI12x", 3, 0), b""),
         (iscsi.ep_disconnect(HANDLE, 3), 24, struct.pack("=Q16x", 3), b""),
         (
