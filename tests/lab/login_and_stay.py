@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon to be killed: logs in, prints the sid, and stays. With "half" it stops before it says a word to the target."""
+"""A daemon to be killed: logs in, prints the sid, and stays. With "half" it stops before its first login PDU."""
 
 from __future__ import annotations
 
