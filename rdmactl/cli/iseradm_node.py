@@ -213,7 +213,7 @@ def _show(context: Context, selection: Selection, reveal: bool) -> int:
 
 def _update(context: Context, selection: Selection, pairs: list[tuple[str, str]]) -> int:
     from rdmactl.records.model import ALIASES
-    from rdmactl.records.operations import RecordProblem, update_node
+    from rdmactl.records.operations import RecordProblem, update_nodes
 
     if not pairs:
         raise Exit(7, "update requires name and value")
@@ -226,18 +226,21 @@ def _update(context: Context, selection: Selection, pairs: list[tuple[str, str]]
                 "Cannot modify node/iface transport name while a session is using it."
                 " Log out the session then update record.",
             )
-    failed = False
     store = context.store
     with store.transaction():
-        for node in _matching(context, selection, resolve=True):
-            try:
-                remarks = update_node(store, node, pairs)
-            except RecordProblem as problem:
-                remarks, failed = problem_messages(problem), True
-            for remark in remarks:
-                context.error(remark)
-    if failed:
-        raise Exit(7, _LAST_LINE.format("invalid parameter"))
+        # An address may mean others that are written differently; without one, the database finds the records itself.
+        nodes = _matching(context, selection, resolve=True) if selection.address is not None else []
+        try:
+            count, remarks = update_nodes(store, selection, {node.address for node in nodes}, pairs)
+        except RecordProblem as problem:
+            for _ in nodes or _matching(context, selection, resolve=False):
+                for message in problem_messages(problem):
+                    context.error(message)
+            raise Exit(7, _LAST_LINE.format("invalid parameter")) from None
+        if not count:
+            raise Exit(21, "No records found")
+        for remark in remarks * count:
+            context.error(remark)
     return 0
 
 

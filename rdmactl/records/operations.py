@@ -58,7 +58,7 @@ __all__ = [
     "portals_for_new",
     "rewrite_iface",
     "update_discovery",
-    "update_node",
+    "update_nodes",
 ]
 
 SPECIAL_IFACES = {"default": "tcp", "iser": "iser"}
@@ -223,14 +223,17 @@ def check_pairs(table: Table, pairs: Pairs) -> tuple[Record, list[str]]:
     return changes, remarks
 
 
-def update_node(store: Store, node: NodeId, pairs: Pairs) -> list[str]:
-    """Apply all pairs to one record, or none; returns remarks."""
-    changes, remarks = check_pairs(node_table(node.iface), pairs)
-    record = store.node(node)
-    if record is not None:
-        record.update(changes)
-        store.write_node(node, record, source_of(record).text)
-    return remarks
+def update_nodes(store: Store, selection: Selection, addresses: Collection[str], pairs: Pairs) -> tuple[int, list[str]]:
+    """Apply all pairs to the records selected, or to none; returns how many those are, and remarks.
+
+    `addresses` are those that the selection's address means; without an address in it they do not matter.
+    """
+    changes, remarks = check_pairs(node_table("default"), pairs)  # both node tables agree on what an update may name
+    target, address, port, iface = selection
+    count = 0
+    for each in addresses if address is not None else (None,):
+        count += store.update_nodes(changes, target=target, address=each, port=port, iface=iface)
+    return count, remarks
 
 
 def in_startup_group(record: Record, group: str) -> bool:
@@ -270,7 +273,7 @@ def rewrite_iface(store: Store, name: str, record: Record) -> None:
         bound = store.node(node)
         if bound is not None:
             bound.update(record)
-            store.write_node(node, bound, source_of(bound).text)
+            store.write_node(node, bound, store.source(node) or "")
 
 
 def discovery_ifaces(store: Store) -> list[str]:

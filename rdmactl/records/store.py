@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one door to the record database: SQLite, one transaction per command. Shell ring.
 
-Readers never wait (write-ahead log), a process may be killed at any moment, and a database of an older version is
-copied before it is brought forward. Records are text in the syntax of open-iscsi's own record files, so that keys
-nobody knows survive; secrets are kept out of that text, in a table of their own, and the file is for its owner only.
+Readers never wait (write-ahead log), and a process may be killed at any moment. Records are text in the syntax of
+open-iscsi's own record files, so that keys nobody knows survive; secrets are kept out of that text, in a table of their
+own, and the file is for its owner only. A record that cannot be read is set apart, named once and kept: it never takes
+a listing with it.
 
 A node record is found by (target, portal directory, interface), where the portal directory "ADDRESS,PORT,TPGT" is what
 open-iscsi names its directories (no tag for an unknown one): sorting by it gives iscsiadm's order.
 
-Not here: what a command does to records (`operations.py`), keys and values (`model.py`).
+Not here: the tables and their versions (`schema.py`), what a command does to records (`operations.py`), keys and values
+(`model.py`), files and trees (`tree.py`, `mirror.py`).
 """
 
 from __future__ import annotations
@@ -17,15 +19,24 @@ import os
 import sqlite3
 
 from rdmactl.errors import StoreError
+from rdmactl.records.schema import MIGRATIONS, prepare
 
 TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import Any, Protocol
 
     from rdmactl.records.model import Record
 
-__all__ = ["DEFAULT_STATE_DIRECTORY", "NodeId", "Store", "state_directory"]
+    class Follower(Protocol):
+        """What is told of changes: the mirror. `wanted` is asked when a transaction begins."""
+
+        def wanted(self) -> bool: ...
+
+        def follow(self, store: Store) -> None: ...
+
+
+__all__ = ["DEFAULT_STATE_DIRECTORY", "Change", "NodeId", "Store", "state_directory"]
 
 DEFAULT_STATE_DIRECTORY = "/var/lib/rdmactl"
 FILE_NAME = "records.db"
@@ -33,46 +44,11 @@ FILE_NAME = "records.db"
 BUSY_S = 30.0
 """How long a writer waits for another: as long as iscsiadm waits for its lock."""
 
-_VERSION_1 = """
-CREATE TABLE nodes (
-    id INTEGER PRIMARY KEY,
-    target TEXT NOT NULL,
-    portal TEXT NOT NULL,
-    iface TEXT NOT NULL,
-    address TEXT NOT NULL,
-    port INTEGER NOT NULL,
-    tpgt INTEGER NOT NULL,
-    source TEXT NOT NULL,
-    record TEXT NOT NULL
-);
-CREATE UNIQUE INDEX nodes_by_identity ON nodes (target, portal, iface, address, port, tpgt);
-CREATE INDEX nodes_by_portal ON nodes (address, port);
-CREATE INDEX nodes_by_iface ON nodes (iface);
-CREATE INDEX nodes_by_source ON nodes (source);
-CREATE TABLE discoveries (
-    id INTEGER PRIMARY KEY,
-    type TEXT NOT NULL,
-    address TEXT NOT NULL,
-    port INTEGER NOT NULL,
-    record TEXT NOT NULL,
-    UNIQUE (type, address, port)
-);
-CREATE TABLE ifaces (name TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE secrets (
-    kind TEXT NOT NULL,
-    id INTEGER NOT NULL,
-    key TEXT NOT NULL,
-    value TEXT NOT NULL,
-    PRIMARY KEY (kind, id, key)
-) WITHOUT ROWID;
-CREATE TRIGGER node_secrets AFTER DELETE ON nodes
-    BEGIN DELETE FROM secrets WHERE kind = 'node' AND id = OLD.id; END;
-CREATE TRIGGER discovery_secrets AFTER DELETE ON discoveries
-    BEGIN DELETE FROM secrets WHERE kind = 'discovery' AND id = OLD.id; END;
-"""
+Change = tuple[str, str, str, str, str]
+"""A record that the mirror has to look at: kind, three parts of its name, and the source of a node record."""
 
-MIGRATIONS: tuple[str, ...] = (_VERSION_1,)
-"""Scripts: the n-th one brings a database from version n to n + 1. An old one is never changed."""
+_PARSED_MAX = 64
+"""Profiles kept in parsed form: hosts have a handful."""
 
 
 class NodeId:
@@ -112,12 +88,26 @@ def state_directory() -> str:
 
 
 class Store:
-    """The open database; a context manager. Every method raises StoreError naming the file."""
+    """The open database; a context manager. Every method raises StoreError naming the file.
 
-    def __init__(self, directory: str | None = None, *, migrations: Sequence[str] = MIGRATIONS) -> None:
+    `warn` is called with a sentence for each record that is found damaged; `follower` after each transaction.
+    """
+
+    def __init__(
+        self,
+        directory: str | None = None,
+        *,
+        warn: Callable[[str], None] | None = None,
+        follower: Follower | None = None,
+        migrations: Sequence[str] = MIGRATIONS,
+    ) -> None:
         self.path = os.path.join(directory or state_directory(), FILE_NAME)
-        self._migrations = migrations
-        self._database = self._open()
+        self._warn = warn
+        self._follower = follower
+        self._followed = False
+        self._tolerant = False
+        self._parsed: dict[str, Record] = {}
+        self._database = self._open(migrations)
 
     def __enter__(self) -> Store:
         return self
@@ -143,64 +133,106 @@ class Store:
         iface: str | None = None,
     ) -> list[NodeId]:
         """Which node records there are, in iscsiadm's order; None is no condition."""
-        where, values = _where(target=target, address=address, port=port, iface=iface)
-        rows = self._select(
-            # The conditions are names of columns, from the line above.
-            f"SELECT target, address, port, tpgt, iface FROM nodes{where} ORDER BY target, portal, iface",  # noqa: S608
-            values,
-        )
-        return [NodeId(*row) for row in rows]
+        return self._nodes(*_where(target=target, address=address, port=port, iface=iface))
 
     def nodes_of_source(self, source: str) -> list[NodeId]:
         """Those found by one discovery, or of one kind: "static", "fw", "send_targets ADDRESS,PORT"."""
-        rows = self._select(
-            "SELECT target, address, port, tpgt, iface FROM nodes WHERE source = ? ORDER BY target, portal, iface",
-            (source,),
-        )
-        return [NodeId(*row) for row in rows]
+        return self._nodes(" WHERE source = ?", (source,))
+
+    def source(self, node: NodeId) -> str | None:
+        """Where a node record comes from; "" for one that no discovery and no command claims, None if there is none."""
+        rows = self._select("SELECT source FROM nodes WHERE target = ? AND portal = ? AND iface = ?", _identity(node))
+        return str(rows[0][0]) if rows else None
 
     def node(self, node: NodeId) -> Record | None:
-        """A node record as it was written, secrets included."""
-        sql = "SELECT id, record FROM nodes WHERE target = ? AND portal = ? AND iface = ?"
-        return self._record("node", sql, _identity(node))
+        """A node record with all its keys, secrets included."""
+        rows = self._select(
+            "SELECT nodes.id, record FROM nodes LEFT JOIN profiles ON profiles.id = profile"
+            " WHERE target = ? AND portal = ? AND iface = ?",
+            _identity(node),
+        )
+        if not rows:
+            return None
+        row, text = rows[0]
+        try:
+            record = _identity_keys(node) | self._parse(text)
+        except ValueError as problem:
+            self._set_apart("nodes", row, str(problem))
+            return None
+        record.update(self._select("SELECT key, value FROM settings WHERE node = ?", (row,)))
+        self._add_secrets(record, "node", row)
+        return record
 
     def write_node(self, node: NodeId, record: Record, source: str) -> None:
         """Add or replace."""
+        known = _identity_keys(node)
+        _format(known | {"iface.iscsi_ifacename": node.iface})
         self.delete_node(node)
-        identity = (node.target, node.directory, node.iface, node.address, node.port, node.tpgt, source)
-        self._insert(
-            "node",
-            "INSERT INTO nodes (target, portal, iface, address, port, tpgt, source, record)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            identity,
-            record,
+        profile = self._profile(_format({key: value for key, value in record.items() if value != known.get(key)}))
+        sql = (
+            "INSERT INTO nodes (target, portal, iface, address, port, tpgt, source, profile)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
         )
+        values = (node.target, node.directory, node.iface, node.address, node.port, node.tpgt, source, profile)
+        self._insert("node", sql, values, record)
+        self._note_nodes(" WHERE target = ? AND portal = ? AND iface = ?", _identity(node))
+
+    def update_nodes(
+        self,
+        changes: Record,
+        *,
+        target: str | None = None,
+        address: str | None = None,
+        port: int | None = None,
+        iface: str | None = None,
+    ) -> int:
+        """Set keys of all node records selected, which are not those that identify one: one statement for each key.
+
+        Returns how many records were selected.
+        """
+        where, values = _where(target=target, address=address, port=port, iface=iface)
+        _format(changes)
+        for key, value in changes.items():
+            if isinstance(value, str):
+                sql = "INSERT OR REPLACE INTO settings (node, key, value) SELECT id, ?, ? FROM nodes"
+                self.execute(sql + where, (key, value, *values))
+            elif value:
+                sql = "INSERT OR REPLACE INTO secrets (kind, id, key, value) SELECT 'node', id, ?, ? FROM nodes"
+                self.execute(sql + where, (key, value.reveal(), *values))
+            else:
+                sql = f"DELETE FROM secrets WHERE kind = 'node' AND key = ? AND id IN (SELECT id FROM nodes{where})"  # noqa: S608
+                self.execute(sql, (key, *values))
+        self._note_nodes(where, values)
+        return int(self._select(f"SELECT count(*) FROM nodes{where}", values)[0][0])  # noqa: S608
 
     def delete_node(self, node: NodeId) -> bool:
         """Whether there was one."""
-        return self.execute("DELETE FROM nodes WHERE target = ? AND portal = ? AND iface = ?", _identity(node)) > 0
+        where = " WHERE target = ? AND portal = ? AND iface = ?"
+        self._note_nodes(where, _identity(node))
+        return self.execute(f"DELETE FROM nodes{where}", _identity(node)) > 0  # noqa: S608
 
     # Discovery records
 
     def discoveries(self) -> list[tuple[str, str, int]]:
         """(type, address, port) of each; those of one type in the order in which they were made."""
-        return [
-            (row[0], row[1], row[2]) for row in self._select("SELECT type, address, port FROM discoveries ORDER BY id")
-        ]
+        rows = self._select("SELECT id, type, address, port FROM discoveries ORDER BY id")
+        return [(row[1], row[2], row[3]) for row in self._sound("discoveries", rows, (str, str, int))]
 
     def discovery(self, type: str, address: str, port: int) -> Record | None:
         """A discovery record, secrets included; `type` is "sendtargets" or "isns"."""
         sql = "SELECT id, record FROM discoveries WHERE type = ? AND address = ? AND port = ?"
-        return self._record("discovery", sql, (type, address, port))
+        return self._record("discovery", "discoveries", sql, (type, address, port))
 
     def write_discovery(self, type: str, address: str, port: int, record: Record) -> None:
         """Add or replace."""
+        _format({"discovery.sendtargets.address": address})
         self.delete_discovery(type, address, port)
         sql = "INSERT INTO discoveries (type, address, port, record) VALUES (?, ?, ?, ?)"
-        self._insert("discovery", sql, (type, address, port), record)
+        self._insert("discovery", sql, (type, address, port, _format(record)), record)
 
     def delete_discovery(self, type: str, address: str, port: int) -> bool:
         """Whether there was one."""
+        self._note("discovery", type, address, str(port))
         sql = "DELETE FROM discoveries WHERE type = ? AND address = ? AND port = ?"
         return self.execute(sql, (type, address, port)) > 0
 
@@ -208,23 +240,65 @@ class Store:
 
     def ifaces(self) -> list[str]:
         """Names of the interfaces made by users, sorted."""
-        return [row[0] for row in self._select("SELECT name FROM ifaces ORDER BY name")]
+        rows = self._select("SELECT id, name FROM ifaces ORDER BY name")
+        return [row[1] for row in self._sound("ifaces", rows, (str,))]
 
     def iface(self, name: str) -> Record | None:
-        rows = self._select("SELECT record FROM ifaces WHERE name = ?", (name,))
-        return _parse(rows[0][0]) if rows else None
+        return self._record("iface", "ifaces", "SELECT id, record FROM ifaces WHERE name = ?", (name,))
 
     def write_iface(self, name: str, record: Record) -> None:
         """Add or replace."""
+        _format({"iface.iscsi_ifacename": name})
+        self._note("iface", name)
         self.execute("INSERT OR REPLACE INTO ifaces (name, record) VALUES (?, ?)", (name, _format(record)))
 
     def delete_iface(self, name: str) -> bool:
         """Whether there was one."""
+        self._note("iface", name)
         return self.execute("DELETE FROM ifaces WHERE name = ?", (name,)) > 0
+
+    # For the mirror
+
+    def unmirrored(self) -> list[Change]:
+        """What has changed since the mirror was written."""
+        rows = self._select("SELECT kind, one, two, three, source FROM unmirrored")
+        return [(str(row[0]), str(row[1]), str(row[2]), str(row[3]), str(row[4])) for row in rows]
+
+    def forget_unmirrored(self, changes: Iterable[Change]) -> None:
+        """The mirror has these."""
+        sql = "DELETE FROM unmirrored WHERE kind = ? AND one = ? AND two = ? AND three = ? AND source = ?"
+        with self._errors():
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany(sql, changes)
+            self._database.execute("COMMIT")
+
+    # What was set apart
+
+    def quarantined(self) -> list[tuple[str, str, str]]:
+        """(kind, name, reason) of each damaged record that was set apart."""
+        rows = self._select("SELECT kind, name, reason FROM quarantine ORDER BY id")
+        return [(row[0], row[1], row[2]) for row in rows]
 
     # The database
 
-    def _open(self) -> sqlite3.Connection:
+    def begin(self) -> None:
+        """For `transaction`."""
+        self._followed = self._follower is not None and self._follower.wanted()
+        self.execute("BEGIN IMMEDIATE")
+
+    def end(self, *, commit: bool) -> None:
+        """For `transaction`."""
+        followed, self._followed = self._followed, False
+        self.execute("COMMIT" if commit else "ROLLBACK")
+        if commit and followed and self._follower is not None:
+            self._follower.follow(self)
+
+    def execute(self, sql: str, values: Sequence[str | int] = ()) -> int:
+        """Run one statement; how many rows it has changed. For this module and its tests."""
+        with self._errors():
+            return self._database.execute(sql, values).rowcount
+
+    def _open(self, migrations: Sequence[str]) -> sqlite3.Connection:
         directory = os.path.dirname(self.path)
         try:
             os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -235,76 +309,105 @@ class Store:
         with self._errors():
             database = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
             try:
-                self._prepare(database)
+                prepare(database, self.path, migrations)
             except BaseException:
                 database.close()
                 raise
         return database
-
-    def _prepare(self, database: sqlite3.Connection) -> None:
-        version = _version(database)
-        if version == 0:
-            _use_write_ahead_log(database)
-        database.execute("PRAGMA synchronous = FULL")
-        database.execute("PRAGMA secure_delete = ON")
-        if version > len(self._migrations):
-            raise StoreError(
-                f"{self.path} has version {version}, this program knows {len(self._migrations)}",
-                hint="use the newer release of rdmactl that has written it, or the copy it kept from before",
-            )
-        if version < len(self._migrations):
-            self._migrate(database)
-
-    def _migrate(self, database: sqlite3.Connection) -> None:
-        """Bring the database forward in one transaction, after a copy. Another process may have done it meanwhile."""
-        version = _version(database)
-        if version:
-            self._copy(database, f"{self.path}.v{version}")
-        database.execute("BEGIN IMMEDIATE")
-        try:
-            for number in range(_version(database), len(self._migrations)):
-                for statement in _statements(self._migrations[number]):
-                    database.execute(statement)
-                database.execute(f"PRAGMA user_version = {number + 1}")
-        except BaseException:
-            database.execute("ROLLBACK")
-            raise
-        database.execute("COMMIT")
-
-    def _copy(self, database: sqlite3.Connection, path: str) -> None:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        copy = sqlite3.connect(path)
-        try:
-            database.backup(copy)
-        finally:
-            copy.close()
 
     def _errors(self) -> _Errors:
         return _Errors(self.path)
 
     def _select(self, sql: str, values: Sequence[str | int] = ()) -> list[tuple[Any, ...]]:
         with self._errors():
-            return self._database.execute(sql, values).fetchall()
+            try:
+                return self._database.execute(sql, values).fetchall()
+            except sqlite3.OperationalError as error:
+                if self._tolerant or "decode" not in str(error):
+                    raise
+                # Only damage has text that is no UTF-8: from here on it is read as it is, to find whose it is.
+                self._tolerant = True
+                self._database.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+                return self._database.execute(sql, values).fetchall()
 
-    def execute(self, sql: str, values: Sequence[str | int] = ()) -> int:
-        """Run one statement; how many rows it has changed. For this module."""
-        with self._errors():
-            return self._database.execute(sql, values).rowcount
+    def _nodes(self, where: str, values: Sequence[str | int]) -> list[NodeId]:
+        # The conditions are names of columns, from this module.
+        sql = f"SELECT id, target, address, port, tpgt, iface FROM nodes{where} ORDER BY target, portal, iface"  # noqa: S608
+        rows = self._sound("nodes", self._select(sql, values), (str, str, int, int, str))
+        return [NodeId(*row[1:]) for row in rows]
 
-    def _record(self, kind: str, sql: str, values: Sequence[str | int]) -> Record | None:
+    def _sound(self, table: str, rows: list[tuple[Any, ...]], types: tuple[type, ...]) -> list[tuple[Any, ...]]:
+        """The rows whose columns, behind the id, have these types; the others are set apart."""
+        bad = [row for row in rows if tuple(map(type, row[1:])) != types or (self._tolerant and _undecoded(row))]
+        for row in bad:
+            self._set_apart(table, row[0], "its name is unreadable")
+        return [row for row in rows if row not in bad] if bad else rows
+
+    def _record(self, kind: str, table: str, sql: str, values: Sequence[str | int]) -> Record | None:
         rows = self._select(sql, values)
         if not rows:
             return None
-        secrets = self._select("SELECT key, value FROM secrets WHERE kind = ? AND id = ?", (kind, rows[0][0]))
-        return _parse(rows[0][1], secrets)
+        try:
+            record = self._parse(rows[0][1])
+        except ValueError as problem:
+            self._set_apart(table, rows[0][0], str(problem))
+            return None
+        self._add_secrets(record, kind, rows[0][0])
+        return record
+
+    def _parse(self, text: object) -> Record:
+        """The record in a text, a copy of its own; ValueError, with the reason, when it is damaged."""
+        if not isinstance(text, str) or (self._tolerant and _undecoded((text,))):
+            raise ValueError("its text is unreadable" if text is not None else "its text is missing")
+        known = self._parsed.get(text)
+        if known is None:
+            if len(self._parsed) >= _PARSED_MAX:
+                self._parsed.clear()
+            known = self._parsed[text] = _parse(text)
+        return known.copy()
+
+    def _add_secrets(self, record: Record, kind: str, row: int) -> None:
+        secrets = self._select("SELECT key, value FROM secrets WHERE kind = ? AND id = ?", (kind, row))
+        if secrets:
+            from rdmactl.records.model import Secret
+
+            record.update((key, Secret(value)) for key, value in secrets)
+
+    def _profile(self, text: str) -> int:
+        from zlib import crc32
+
+        checksum = crc32(text.encode("utf-8", "surrogateescape"))
+        rows = self._select("SELECT id FROM profiles WHERE checksum = ? AND record = ?", (checksum, text))
+        if rows:
+            return int(rows[0][0])
+        with self._errors():
+            sql = "INSERT INTO profiles (checksum, record) VALUES (?, ?)"
+            return self._database.execute(sql, (checksum, text)).lastrowid or 0
 
     def _insert(self, kind: str, sql: str, values: Sequence[str | int], record: Record) -> None:
         with self._errors():
-            row = self._database.execute(sql, (*values, _format(record))).lastrowid
-            self._database.executemany(
-                "INSERT INTO secrets (kind, id, key, value) VALUES (?, ?, ?, ?)",
-                [(kind, row, key, value) for key, value in _secrets(record)],
-            )
+            row = self._database.execute(sql, values).lastrowid
+            secrets = [(kind, row, key, value) for key, value in _secrets(record)]
+            if secrets:
+                self._database.executemany("INSERT INTO secrets (kind, id, key, value) VALUES (?, ?, ?, ?)", secrets)
+
+    def _set_apart(self, table: str, row: int, reason: str) -> None:
+        """Move a damaged row into the quarantine, with its secrets, and say so once."""
+        from rdmactl.records.quarantine import set_apart
+
+        with self._errors():
+            name = set_apart(self._database, table, row, reason)
+        if name is not None and self._warn is not None:
+            self._warn(f"{name} is damaged ({reason}) and was set apart; see rdmactl records check")
+
+    def _note(self, kind: str, one: str, two: str = "", three: str = "") -> None:
+        if self._followed:
+            self.execute("INSERT OR IGNORE INTO unmirrored VALUES (?, ?, ?, ?, '')", (kind, one, two, three))
+
+    def _note_nodes(self, where: str, values: Sequence[str | int]) -> None:
+        if self._followed:
+            sql = "INSERT OR IGNORE INTO unmirrored SELECT 'node', target, portal, iface, source FROM nodes"
+            self.execute(sql + where, values)
 
 
 class _Errors:
@@ -324,32 +427,35 @@ class _Errors:
         if isinstance(error, UnicodeEncodeError):
             raise StoreError("a name that is not UTF-8 cannot be recorded") from None
         if isinstance(error, sqlite3.DatabaseError):
-            raise StoreError(f"{self._path} is damaged: {error}", hint="put back a copy of it") from None
+            raise StoreError(
+                f"{self._path} is damaged: {error}",
+                hint="run rdmactl records check --repair, which keeps the file aside and saves what can be read",
+            ) from None
 
 
 class _Transaction:
-    """BEGIN ... COMMIT, or ROLLBACK when something is raised inside."""
-
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def __enter__(self) -> None:
-        self._store.execute("BEGIN IMMEDIATE")
+        self._store.begin()
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._store.execute("COMMIT" if error is None else "ROLLBACK")
-
-
-def _use_write_ahead_log(database: sqlite3.Connection) -> None:
-    try:
-        database.execute("PRAGMA journal_mode = WAL")
-    except sqlite3.OperationalError as error:
-        if "locked" not in str(error):  # else another process makes the database at this moment, and does it
-            raise
+        self._store.end(commit=error is None)
 
 
 def _identity(node: NodeId) -> tuple[str, str, str]:
     return node.target, node.directory, node.iface
+
+
+def _identity_keys(node: NodeId) -> Record:
+    """The keys of a node record that are columns here."""
+    return {
+        "node.name": node.target,
+        "node.tpgt": str(node.tpgt),
+        "node.conn[0].address": node.address,
+        "node.conn[0].port": str(node.port),
+    }
 
 
 def _where(**conditions: str | int | None) -> tuple[str, list[str | int]]:
@@ -357,18 +463,9 @@ def _where(**conditions: str | int | None) -> tuple[str, list[str | int]]:
     return (" WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""), list(given.values())
 
 
-def _version(database: sqlite3.Connection) -> int:
-    return int(database.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _statements(script: str) -> Iterator[str]:
-    """One by one, because executescript would commit in between."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
+def _undecoded(values: Iterable[object]) -> bool:
+    """Whether a text had bytes that are no UTF-8."""
+    return any(isinstance(value, str) and any("\udc80" <= c <= "\udcff" for c in value) for value in values)
 
 
 def _format(record: Record) -> str:
@@ -392,13 +489,12 @@ def _secrets(record: Record) -> Iterator[tuple[str, str]]:
             yield key, value.reveal()
 
 
-def _parse(text: str, secrets: Sequence[tuple[str, ...]] = ()) -> Record:
-    from rdmactl.records.model import Secret
-
+def _parse(text: str) -> Record:
+    """The inverse of `_format`; ValueError for a line that is none."""
     record: Record = {}
     for line in text.split("\n") if text else ():
-        key, _, value = line.partition(" = ")
+        key, separator, value = line.partition(" = ")
+        if not separator:
+            raise ValueError("its text has a line that is none")
         record[key] = value
-    for key, value in secrets:
-        record[key] = Secret(value)
     return record

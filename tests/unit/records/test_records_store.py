@@ -30,6 +30,17 @@ def record(**values: str) -> Record:
     return {f"node.{name}": value for name, value in values.items()}
 
 
+def whole(which: NodeId, written: Record) -> Record:
+    """A node record as it is read: with the keys that say which one it is."""
+    identity: Record = {
+        "node.name": which.target,
+        "node.tpgt": str(which.tpgt),
+        "node.conn[0].address": which.address,
+        "node.conn[0].port": str(which.port),
+    }
+    return identity | written
+
+
 def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
     written: Record = {
         "node.name": "iqn.a",
@@ -41,7 +52,7 @@ def test_a_record_comes_back_as_it_was_written(tmp_path: Path) -> None:
         with store.transaction():
             store.write_node(node(), written, "static")
         del written["node.session.auth.username"]  # what is empty is not stored
-        assert store.node(node()) == written
+        assert store.node(node()) == whole(node(), written)
         assert store.node(node(iface="other")) is None
 
 
@@ -105,7 +116,7 @@ def test_secrets_are_apart_and_go_with_their_record(tmp_path: Path) -> None:
             store.write_node(node(), {"x.password": Secret(SECRET)}, "static")
             store.write_discovery("sendtargets", "a", 1, {"x.password": Secret(SECRET)})
         database = sqlite3.connect(store.path)
-        assert SECRET not in "".join(row[0] for row in database.execute("SELECT record FROM nodes"))
+        assert SECRET not in "".join(row[0] for row in database.execute("SELECT record FROM profiles"))
         assert database.execute("SELECT count(*) FROM secrets").fetchone() == (2,)
         with store.transaction():
             store.delete_node(node())
@@ -175,16 +186,16 @@ def test_spaces_of_other_languages_are_no_control_characters(tmp_path: Path) -> 
     written = record(name="a\u00a0b\u3000c")
     with Store(str(tmp_path)) as store, store.transaction():
         store.write_node(node(), written, "static")
-        assert store.node(node()) == written
+        assert store.node(node()) == whole(node(), written)
 
 
 def test_migration_keeps_a_copy_and_happens_once(tmp_path: Path) -> None:
     with Store(str(tmp_path)) as store, store.transaction():
-        store.write_node(node(), record(name="iqn.a"), "static")
+        store.write_node(node(), record(note="x"), "static")
     newer = (*MIGRATIONS, "ALTER TABLE nodes ADD COLUMN note TEXT NOT NULL DEFAULT 'new';")
     for _ in range(2):
         with Store(str(tmp_path), migrations=newer) as store:
-            assert store.node(node()) == record(name="iqn.a")
+            assert store.node(node()) == whole(node(), record(note="x"))
     copy = tmp_path / "records.db.v1"
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     old = sqlite3.connect(copy)
@@ -252,3 +263,179 @@ def test_killed_before_the_commit_nothing_is_there(tmp_path: Path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     with Store(str(tmp_path)) as store:
         assert store.nodes() == []
+
+
+# One key of all records
+
+
+def statements(store: Store, count: int) -> list[str]:
+    """What an update of a key on `count` records runs."""
+    with store.transaction():
+        for number in range(count):
+            store.write_node(node(f"iqn.{number}"), record(startup="manual"), "static")
+    seen: list[str] = []
+    store._database.set_trace_callback(seen.append)
+    with store.transaction():
+        assert store.update_nodes(record(startup="automatic")) == count
+    store._database.set_trace_callback(None)
+    return [each for each in seen if each.startswith(("INSERT", "UPDATE", "DELETE"))]
+
+
+def test_a_key_of_all_records_is_one_statement(tmp_path: Path) -> None:
+    with Store(str(tmp_path)) as store:
+        assert len(statements(store, 50)) == 1
+        assert all((store.node(each) or {})["node.startup"] == "automatic" for each in store.nodes())
+
+
+def test_an_update_changes_what_is_selected_and_nothing_else(tmp_path: Path) -> None:
+    nodes = [node("iqn.a"), node("iqn.b"), node("iqn.b", "192.0.2.2"), node("iqn.b", iface="iser")]
+    password = "node.session.auth.password"
+    with Store(str(tmp_path)) as store, store.transaction():
+        for each in nodes:
+            store.write_node(each, record(startup="manual"), "static")
+        assert (
+            store.update_nodes({"node.startup": "onboot", password: Secret(SECRET)}, target="iqn.b", iface="iser") == 1
+        )
+        assert store.update_nodes(record(startup=""), address="192.0.2.2", port=3260) == 1
+        assert store.update_nodes(record(startup="x"), target="iqn.none") == 0
+        assert [(store.node(each) or {}).get("node.startup") for each in nodes] == ["manual", "manual", "", "onboot"]
+        assert [(store.node(each) or {}).get(password) for each in nodes] == [None, None, None, Secret(SECRET)]
+        store.update_nodes({password: Secret("")})
+        assert (store.node(nodes[3]) or {}).get(password) is None
+        store.write_node(nodes[3], record(startup="manual"), "static")  # what was changed before is gone
+        assert store.node(nodes[3]) == whole(nodes[3], record(startup="manual"))
+
+
+def test_records_made_alike_share_their_text_until_the_last_is_gone(tmp_path: Path) -> None:
+    with Store(str(tmp_path)) as store, store.transaction():
+        for name in ("a", "b", "c"):
+            store.write_node(node(name), record(startup="manual"), "static")
+        store.write_node(node("c"), record(startup="onboot"), "static")
+        assert store._select("SELECT count(*) FROM profiles") == [(2,)]
+        for name in ("a", "b", "c"):
+            assert store.node(node(name)) is not None
+            store.delete_node(node(name))
+        assert store._select("SELECT count(*) FROM profiles") == [(0,)]
+        assert store._select("SELECT count(*) FROM settings") == [(0,)]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "index"),
+    [
+        ("target = 'a' AND portal = 'b' AND iface = 'c'", "nodes_by_identity"),
+        ("target = 'a' AND address = 'b' AND port = 1", "nodes_by_"),
+        ("address = 'b' AND port = 1", "nodes_by_portal"),
+        ("iface = 'c'", "nodes_by_iface"),
+        ("source = 'static'", "nodes_by_source"),
+    ],
+)
+def test_every_search_uses_an_index(tmp_path: Path, conditions: str, index: str) -> None:
+    with Store(str(tmp_path)) as store:
+        for sql in (
+            f"SELECT id FROM nodes WHERE {conditions}",
+            f"INSERT OR REPLACE INTO settings SELECT id, 'k', 'v' FROM nodes WHERE {conditions}",
+        ):
+            plan = " ".join(row[3] for row in store._select(f"EXPLAIN QUERY PLAN {sql}"))
+            assert f"INDEX {index}" in plan
+            assert "SCAN nodes" not in plan
+
+
+@pytest.mark.slow
+def test_one_of_a_hundred_thousand_records_is_found_at_once(tmp_path: Path) -> None:
+    """Counted in steps of the database's machine, which do not depend on the load of this one."""
+    with Store(str(tmp_path)) as store:
+        steps = []
+        for count in (100, 100_000):
+            with store.transaction():
+                for number in range(count):
+                    store.write_node(node(f"iqn.{number:06}"), record(startup="manual"), "static")
+            seen = [0]
+
+            def step(seen: list[int] = seen) -> int:
+                seen[0] += 1
+                return 0
+
+            store._database.set_progress_handler(step, 1)
+            assert store.node(node("iqn.000077")) is not None
+            store._database.set_progress_handler(None, 1)
+            steps.append(seen[0])
+        assert steps[0] == steps[1] > 0
+
+
+# Damage
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE nodes SET port = 'x' WHERE target = 'iqn.b'",
+        "UPDATE nodes SET target = x'ff80' WHERE target = 'iqn.b'",
+        "UPDATE nodes SET target = CAST(x'69716eff' AS TEXT) WHERE target = 'iqn.b'",
+    ],
+)
+def test_a_damaged_row_is_set_apart_and_the_others_are_listed(tmp_path: Path, damage: str) -> None:
+    warnings: list[str] = []
+    with Store(str(tmp_path), warn=warnings.append) as store:
+        with store.transaction():
+            for name in ("a", "b", "c"):
+                store.write_node(node(f"iqn.{name}"), {"node.x": name, "node.password": Secret(SECRET)}, "static")
+        store.execute(damage)
+        for _ in range(2):
+            assert store.nodes() == [node("iqn.a"), node("iqn.c")]
+        assert len(warnings) == 1
+        assert "is damaged (its name is unreadable) and was set apart" in warnings[0]
+        assert len(store.quarantined()) == 1
+        kept = store._select("SELECT content FROM quarantine")[0][0]
+        assert b"node.x = b".hex().upper() in kept
+        assert SECRET not in kept
+        assert store._select("SELECT value FROM secrets WHERE kind = 'quarantine'") == [(SECRET,)]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE profiles SET record = 'no line of a record' WHERE record LIKE '%b'",
+        "UPDATE profiles SET record = x'00ff' WHERE record LIKE '%b'",
+        "UPDATE profiles SET record = CAST(x'ff203d2031' AS TEXT) WHERE record LIKE '%b'",
+        "DELETE FROM profiles WHERE record LIKE '%b'",
+    ],
+)
+def test_a_damaged_text_is_set_apart_when_it_is_read(tmp_path: Path, damage: str) -> None:
+    warnings: list[str] = []
+    with Store(str(tmp_path), warn=warnings.append) as store:
+        with store.transaction():
+            for name in ("a", "b"):
+                store.write_node(node(f"iqn.{name}"), {"node.x": name}, "static")
+        store.execute(damage)
+        assert store.node(node("iqn.b")) is None
+        assert store.node(node("iqn.a")) == whole(node("iqn.a"), {"node.x": "a"})
+        assert store.nodes() == [node("iqn.a")]
+        assert [each.split(" (")[0] for each in warnings] == [
+            "the node record iqn.b at 192.0.2.1,3260,1 through default is damaged"
+        ]
+
+
+def test_damaged_interfaces_and_discoveries_are_set_apart(tmp_path: Path) -> None:
+    warnings: list[str] = []
+    with Store(str(tmp_path), warn=warnings.append) as store:
+        with store.transaction():
+            for name in ("a", "b"):
+                store.write_iface(name, {"iface.transport_name": "tcp"})
+                store.write_discovery("sendtargets", name, 3260, {"discovery.type": "sendtargets"})
+        store.execute("UPDATE ifaces SET record = 'x' WHERE name = 'b'")
+        store.execute("UPDATE discoveries SET port = x'00' WHERE address = 'a'")
+        assert (store.iface("b"), store.iface("a")) == (None, {"iface.transport_name": "tcp"})
+        assert store.discoveries() == [("sendtargets", "b", 3260)]
+        assert [kind for kind, _, _ in store.quarantined()] == ["iface", "discovery"]
+
+
+def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "records.db")
+    other.execute("CREATE TABLE theirs (x)")
+    other.close()
+    before = (tmp_path / "records.db").read_bytes()
+    with pytest.raises(StoreError, match="is a database of another program") as caught:
+        Store(str(tmp_path))
+    assert caught.value.hint is not None
+    assert "records check --repair" in caught.value.hint
+    assert (tmp_path / "records.db").read_bytes() == before
