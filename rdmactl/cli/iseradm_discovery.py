@@ -29,7 +29,6 @@ __all__ = ["discovery_mode", "discoverydb_mode"]
 
 _SENDTARGETS = "sendtargets"
 _ANSWER_S = 60.0
-_AUTH_FAILED = 24
 
 
 def discovery_mode(context: Context, arguments: Arguments) -> int:
@@ -274,6 +273,7 @@ def _ask(context: Context, record: Record, iface: Record) -> list[Found]:
 def _failed(context: Context, error: RdmactlError, record: Record) -> Exit:
     """The failure of a discovery: one sentence, or iscsiadm's lines."""
     from rdmactl.cli.errors import err_text, error_text, iscsiadm_status
+    from rdmactl.cli.iseradm_words import discovery_lines
 
     status = iscsiadm_status(error)
     result = f"Could not perform SendTargets discovery: {err_text(status)}"
@@ -283,15 +283,7 @@ def _failed(context: Context, error: RdmactlError, record: Record) -> Exit:
         from rdmactl.cli.iseradm_login import DAEMON_DOWN
 
         return Exit(status, *DAEMON_DOWN, *DAEMON_DOWN, "Cannot perform discovery. Initiatorname required.", result)
-    if status == _AUTH_FAILED:
-        address = record["discovery.sendtargets.address"]
-        return Exit(
-            status,
-            "Login failed to authenticate with target ",
-            f"discovery login to {address} rejected: initiator failed authorization",
-            result,
-        )
-    return Exit(status, error_text(error), result)
+    return Exit(status, *discovery_lines(error, record), result)
 
 
 def _record(context: Context, wanted: frozenset[str], findings: Sequence[_Finding], source: operations.Source) -> None:

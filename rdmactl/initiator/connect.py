@@ -58,6 +58,7 @@ async def resolve(lane: Lane, portal: Portal, deadline_s: float) -> list[SockAdd
             IscsiErr.TRANS,
             f'cannot resolve "{portal.address}": {reason}',
             hint="check the portal's spelling and the name service, or use an address",
+            code="unresolved",
         ) from error
 
 
@@ -78,6 +79,7 @@ async def tcp_connect(
             IscsiErr.TRANS_TIMEOUT,
             f"{portal} did not answer a TCP connection within {deadline_s:g} s",
             hint="check address, routing and firewall",
+            code="silent",
         ) from None
     raise _unreachable(portal, options, last)
 
@@ -131,6 +133,7 @@ def _unreachable(portal: Portal, options: TcpOptions, error: OSError | None) -> 
             IscsiErr.TRANS,
             f"{portal} refused the TCP connection{via}",
             hint="no target listens there; check address and port",
+            code="refused",
         )
     reason = "no address" if error is None else os.strerror(error.errno or 0)
     return TryAgain(IscsiErr.TRANS, f"cannot connect to {portal}{via}: {reason}")

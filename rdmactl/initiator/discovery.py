@@ -57,7 +57,7 @@ class Discoveries:
                 if attempts > request.reopen_max or self._lane.now() + pause_s >= end:
                     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
                     text = f"{failure.message} ({tries})"
-                    raise IscsiFailure(IscsiErr.PDU_TIMEOUT, text, hint=failure.hint) from failure
+                    raise IscsiFailure(IscsiErr.PDU_TIMEOUT, text, hint=failure.hint, code=failure.code) from failure
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
@@ -89,19 +89,19 @@ class Discoveries:
     async def _converse(self, sock: socket.socket, config: DiscoveryConfig) -> DiscoveryDone | Redirected:
         engine = StreamDiscovery(config, random_bytes=os.urandom, challenges=self._challenges)
         engine.start(self._lane.now())
+        connected = True
         while True:
             for item in engine.take_output():
                 match item:
                     case bytes():
-                        await self._send(sock, item, engine)
+                        connected = await self._send(sock, item, engine)
                     case DiscoveryDone() | Redirected():
                         return item
                     case DiscoveryFailed():
-                        kind = TryAgain if item.retry else IscsiFailure
-                        raise kind(item.err, item.message, hint=item.hint)
+                        raise _failure(item, connected=connected)
                     case Notice():
                         log.info("%s", item.message)
-            await self._receive(sock, engine)
+            connected = await self._receive(sock, engine) and connected
 
     async def _send(self, sock: socket.socket, data: bytes, engine: StreamDiscovery) -> None:
         """A target that does not read is noticed by the deadline of its answer; requests are small."""
@@ -112,6 +112,8 @@ class Discoveries:
             engine.tick(self._lane.now())
         except OSError as error:
             engine.closed(error.strerror or "connection failed")
+            return False
+        return True
 
     async def _receive(self, sock: socket.socket, engine: StreamDiscovery) -> None:
         try:
@@ -121,11 +123,13 @@ class Discoveries:
             engine.tick(max(self._lane.now(), engine.wake_at() or 0.0))
         except OSError as error:
             engine.closed(error.strerror or "connection failed")
+            return False
         else:
-            if data:
-                engine.receive(data, self._lane.now())
-            else:
+            if not data:
                 engine.closed()
+                return False
+            engine.receive(data, self._lane.now())
+        return True
 
     def _left_s(self, engine: StreamDiscovery) -> float | None:
         wake_at = engine.wake_at()
@@ -146,3 +150,11 @@ class Discoveries:
         except LocalError as error:
             raise IscsiFailure(IscsiErr.INVAL, error.message, hint=error.hint) from None
         return config
+
+
+def _failure(failed: DiscoveryFailed, *, connected: bool) -> IscsiFailure:
+    """What another attempt may not meet: a target that is busy, or a connection that ended or brought nothing."""
+    if not failed.retry:
+        return IscsiFailure(failed.err, failed.message, hint=failed.hint)
+    cause = None if failed.status is not None else "unanswered" if connected else "closed"
+    return TryAgain(failed.err, failed.message, hint=failed.hint, code=cause)

@@ -64,10 +64,15 @@ class IscsiErr(IntEnum):
 
 
 class IscsiFailure(RdmactlError):
-    """An iSCSI operation failed; `err` classifies it, the message names target and portal and says what happened."""
+    """An iSCSI operation failed; `err` classifies it, the message names target and portal and says what happened.
+
+    `code` tells causes apart where one number stands for several: "refused" (nobody listens), "silent" (no answer to
+    the connection), "unanswered" (a connection, and then no answer), "closed" (the peer ended it), "unresolved" (a name
+    without address); else "iscsi".
+    """
 
     code = "iscsi"
 
-    def __init__(self, err: IscsiErr, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+    def __init__(self, err: IscsiErr, message: str, *, hint: str | None = None, code: str | None = None) -> None:
+        super().__init__(message, hint=hint, code=code)
         self.err = err

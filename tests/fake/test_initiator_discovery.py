@@ -144,6 +144,7 @@ def test_nobody_listens(reopen_max: int, words: str) -> None:
         asyncio.run(discover(request))
     assert caught.value.err is IscsiErr.PDU_TIMEOUT
     assert caught.value.message == f"{portal} refused the TCP connection {words}"
+    assert caught.value.code == "refused"
 
 
 def test_somebody_who_says_nothing() -> None:
@@ -155,6 +156,19 @@ def test_somebody_who_says_nothing() -> None:
     assert caught.value.err is IscsiErr.PDU_TIMEOUT
     assert str(portal) in caught.value.message
     assert "within 0.05 s" in caught.value.message
+    assert caught.value.code == "unanswered"
+
+
+def test_somebody_who_hangs_up() -> None:
+    async def main() -> None:
+        async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as server:
+            portal = Portal(*server.sockets[0].getsockname())
+            await discover(DiscoveryRequest(portal, INITIATOR, reopen_max=0))
+
+    with pytest.raises(IscsiFailure) as caught:
+        asyncio.run(main())
+    assert caught.value.err is IscsiErr.PDU_TIMEOUT
+    assert caught.value.code == "closed"
 
 
 def test_the_whole_has_a_deadline_too() -> None:
@@ -190,6 +204,7 @@ def test_a_name_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
         asyncio.run(discover(DiscoveryRequest(Portal("no-such-host"), INITIATOR)))
     assert caught.value.err is IscsiErr.TRANS
     assert caught.value.message == 'cannot resolve "no-such-host": Name or service not known'
+    assert caught.value.code == "unresolved"
 
 
 def test_a_name_that_is_none() -> None:
