@@ -103,8 +103,8 @@ class Discoveries:
                         log.info("%s", item.message)
             connected = await self._receive(sock, engine) and connected
 
-    async def _send(self, sock: socket.socket, data: bytes, engine: StreamDiscovery) -> None:
-        """A target that does not read is noticed by the deadline of its answer; requests are small."""
+    async def _send(self, sock: socket.socket, data: bytes, engine: StreamDiscovery) -> bool:
+        """Whether the connection stands. A target that does not read is noticed by the deadline of its answer."""
         try:
             async with asyncio.timeout(self._left_s(engine)):
                 await asyncio.get_running_loop().sock_sendall(sock, data)
@@ -115,7 +115,8 @@ class Discoveries:
             return False
         return True
 
-    async def _receive(self, sock: socket.socket, engine: StreamDiscovery) -> None:
+    async def _receive(self, sock: socket.socket, engine: StreamDiscovery) -> bool:
+        """Whether the connection stands."""
         try:
             async with asyncio.timeout(self._left_s(engine)):
                 data = await asyncio.get_running_loop().sock_recv(sock, _RECEIVE_BYTES)
