@@ -222,11 +222,7 @@ class _Finding(NamedTuple):
 
 def _discover(context: Context, arguments: Arguments, record: Record) -> int:
     """Ask the daemon through each interface, bring the records into agreement, print, and log in if wanted."""
-    ifaces = _ifaces(context, arguments.ifaces)
-    try:
-        findings = [_Finding(iface, _ask(context, record, iface)) for iface in ifaces]
-    except RdmactlError as error:
-        raise _failed(context, error, record) from None
+    findings = _findings(context, record, _ifaces(context, arguments.ifaces))
     if not any(finding.portals for finding in findings):
         raise Exit(21, "No portals found")
     source = operations.discovery_source(
@@ -253,6 +249,25 @@ def _ifaces(context: Context, names: Sequence[str]) -> list[Record]:
     if not chosen:
         raise Exit(21)
     return chosen
+
+
+def _findings(context: Context, record: Record, ifaces: Sequence[Record]) -> list[_Finding]:
+    """What each interface finds. One that fails is only reported, as long as another one finds something."""
+    findings: list[_Finding] = []
+    failures: list[Exit] = []
+    for iface in ifaces:
+        try:
+            findings.append(_Finding(iface, _ask(context, record, iface)))
+        except RdmactlError as error:
+            failures.append(_failed(context, error, record))
+    if not failures:
+        return findings
+    for failure in failures[:-1]:
+        context.report(failure)
+    if not any(finding.portals for finding in findings):
+        raise failures[-1]
+    context.report(failures[-1])
+    return findings
 
 
 def _ask(context: Context, record: Record, iface: Record) -> list[Found]:

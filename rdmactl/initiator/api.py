@@ -109,7 +109,7 @@ class LoginRequest:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryRequest:
-    """A SendTargets discovery over TCP. Defaults are open-iscsi's, except that the whole has a deadline too."""
+    """A SendTargets discovery. Defaults are open-iscsi's, except that the whole has a deadline too."""
 
     portal: Portal
     initiator_name: str
@@ -118,9 +118,10 @@ class DiscoveryRequest:
     active_timeout_s: float = 30.0  # one answer after login
     total_timeout_s: float = 90.0  # the whole, retries included
     reopen_max: int = 5  # new attempts after a connection that was refused or broke
-    max_recv_data_segment_length: int = 32768
-    netdev: str = ""
+    max_recv_data_segment_length: int = 32768  # over iSER always this: LIO sends longer lists in parts, badly
+    netdev: str = ""  # tcp
     source_address: str = ""
+    transport: str = "tcp"  # "tcp" or "iser"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SendTargets discovery over TCP, from this process: no kernel object is made. Shell ring.
+"""SendTargets discovery: the attempts of a request, and TCP from this process. No kernel object is made. Shell ring.
 
 Three limits hold: one for connecting and logging in, one for each answer, and one for the whole command with all its
 attempts. A connection that is refused or breaks is tried again a few times, with short pauses: iscsiadm's number of
 attempts, not its 30 seconds.
 
-Not here: the protocol (`rdmactl.iscsi.discovery`), discovery over iSER (`rdmactl.rdmacm`).
+Not here: the protocol (`rdmactl.iscsi.discovery`), an attempt over iSER (`iser_discovery.py`).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rdmactl.initiator import params
 from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest
 from rdmactl.initiator.connect import TcpOptions, resolve, tcp_connect
 from rdmactl.initiator.failures import TryAgain
+from rdmactl.initiator.iser_discovery import IserDiscoveries
 from rdmactl.iscsi.chap import ChallengeBook
 from rdmactl.iscsi.discovery import DiscoveryConfig, DiscoveryDone, DiscoveryFailed, StreamDiscovery
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
@@ -41,8 +42,9 @@ _RECEIVE_BYTES = 65536
 class Discoveries:
     """Discoveries of one service; any number may run at once."""
 
-    def __init__(self, lane: Lane) -> None:
+    def __init__(self, lane: Lane, iser: IserDiscoveries | None = None) -> None:
         self._lane = lane
+        self._iser = iser or IserDiscoveries()
         self._challenges = ChallengeBook()
 
     async def discover(self, request: DiscoveryRequest) -> list[DiscoveredTarget]:
@@ -52,7 +54,7 @@ class Discoveries:
         while True:
             attempts += 1
             try:
-                done = await self._attempt(request, end)
+                return await self._attempt(request, end)
             except TryAgain as failure:
                 if attempts > request.reopen_max or self._lane.now() + pause_s >= end:
                     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
@@ -60,14 +62,21 @@ class Discoveries:
                     raise IscsiFailure(IscsiErr.PDU_TIMEOUT, text, hint=failure.hint, code=failure.code) from failure
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
-            else:
-                break
+
+    async def close(self) -> None:
+        """The service ends."""
+        await self._iser.close()
+
+    async def _attempt(self, request: DiscoveryRequest, end: float) -> list[DiscoveredTarget]:
+        if request.transport == "iser":
+            return await self._iser.attempt(request, max(0.0, end - self._lane.now()))
+        done = await self._tcp_attempt(request, end)
         for warning in done.warnings:
             log.warning("discovery at %s: %s", request.portal, warning)
         return [DiscoveredTarget(target.name, target.portals) for target in done.targets]
 
-    async def _attempt(self, request: DiscoveryRequest, end: float) -> DiscoveryDone:
-        """One discovery, with the redirections it meets."""
+    async def _tcp_attempt(self, request: DiscoveryRequest, end: float) -> DiscoveryDone:
+        """One discovery over TCP, with the redirections it meets."""
         chain = RedirectChain(request.portal)
         config = self._config(request)
         while True:

@@ -92,7 +92,7 @@ class InitiatorService:
     # ---------------------------------------------------------------- what callers ask
 
     async def discover(self, request: DiscoveryRequest) -> list[DiscoveredTarget]:
-        """SendTargets over TCP. IscsiFailure."""
+        """SendTargets over TCP or iSER. IscsiFailure."""
         return await self._discoveries.discover(request)
 
     async def login(self, request: LoginRequest) -> int:
@@ -301,6 +301,7 @@ class InitiatorService:
         if self._calls:
             await asyncio.wait(self._calls, timeout=_CLEAN_UP_S)
         await self._tasks.finish(_CLEAN_UP_S)
+        await self._discoveries.close()
 
 
 @contextlib.contextmanager

@@ -89,8 +89,10 @@ def discovery_request(record: Mapping[str, str], initiator_name: str) -> Discove
     """A sendtargets record, with the iface.* keys of the interface to use, as a discovery."""
     r = _Reader(record, discovery_table("sendtargets"))
     transport = r.text("iface.transport_name") or "tcp"
-    if transport != "tcp":
-        raise LocalError(f"discovery over {transport} is not supported yet", hint="use an interface with transport tcp")
+    if transport not in ("tcp", "iser"):
+        raise LocalError(
+            f"discovery over {transport} is not supported", hint="use an interface with transport tcp or iser"
+        )
     prefix = "discovery.sendtargets"
     login_timeout_s = float(r.number(f"{prefix}.timeo.login_timeout"))
     reopen_max = max(r.number(f"{prefix}.reopen_max"), 0)
@@ -106,6 +108,7 @@ def discovery_request(record: Mapping[str, str], initiator_name: str) -> Discove
         max_recv_data_segment_length=r.number(f"{prefix}.iscsi.MaxRecvDataSegmentLength"),
         netdev=r.text("iface.net_ifacename"),
         source_address=r.text("iface.ipaddress"),
+        transport=transport,
     )
 
 

@@ -108,6 +108,12 @@ def test_a_discovery() -> None:
     assert SECRET not in repr(request)
 
 
+def test_a_discovery_over_iser() -> None:
+    record = {"discovery.sendtargets.address": "a", "iface.transport_name": "iser", "iface.ipaddress": "10.9.0.1"}
+    request = discovery_request(record, "iqn.host")
+    assert (request.transport, request.source_address) == ("iser", "10.9.0.1")
+
+
 def test_a_discovery_over_a_transport_we_cannot_use() -> None:
-    with pytest.raises(LocalError, match="over iser is not supported"):
-        discovery_request({"discovery.sendtargets.address": "a", "iface.transport_name": "iser"}, "iqn.host")
+    with pytest.raises(LocalError, match="over bnx2i is not supported"):
+        discovery_request({"discovery.sendtargets.address": "a", "iface.transport_name": "bnx2i"}, "iqn.host")
