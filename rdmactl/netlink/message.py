@@ -49,6 +49,8 @@ NLM_F_ACK = 4
 NLM_F_DUMP = 0x300
 
 HEADER = struct.Struct("=IHHII")  # nlmsg_len, nlmsg_type, nlmsg_flags, nlmsg_seq, nlmsg_pid
+_HEADER_BYTES = HEADER.size
+_tuple = tuple.__new__
 _ATTRIBUTE = struct.Struct("=HH")  # nla_len (header included, padding not), nla_type
 _CODE = struct.Struct("=i")
 _NLA_TYPE_MASK = 0x3FFF  # the two top bits are NLA_F_NESTED and NLA_F_NET_BYTEORDER
@@ -71,7 +73,7 @@ def align4(length: int) -> int:
 
 def build(type: int, payload: bytes = b"", *, flags: int = NLM_F_REQUEST, seq: int = 0, pid: int = 0) -> bytes:
     """One message as bytes, unpadded."""
-    return HEADER.pack(HEADER.size + len(payload), type, flags, seq, pid) + payload
+    return HEADER.pack(_HEADER_BYTES + len(payload), type, flags, seq, pid) + payload
 
 
 def split(datagram: bytes) -> list[Message]:
@@ -79,15 +81,16 @@ def split(datagram: bytes) -> list[Message]:
 
     A length below the header's or beyond the datagram ends the list: what lies behind cannot be found.
     """
-    messages = []
+    messages: list[Message] = []
     offset = 0
     end = len(datagram)
-    while end - offset >= HEADER.size:
-        length, type_, flags, seq, pid = HEADER.unpack_from(datagram, offset)
-        if length < HEADER.size or length > end - offset:
+    while end - offset >= _HEADER_BYTES:
+        length, *fields = HEADER.unpack_from(datagram, offset)
+        if length < _HEADER_BYTES or length > end - offset:
             break
-        messages.append(Message(type_, flags, seq, pid, datagram[offset + HEADER.size : offset + length]))
-        offset += align4(length)
+        # tuple's own constructor: a named tuple's is a Python function, and this runs for every message.
+        messages.append(_tuple(Message, (*fields, datagram[offset + _HEADER_BYTES : offset + length])))
+        offset += (length + 3) & ~3
     return messages
 
 

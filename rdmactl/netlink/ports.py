@@ -9,7 +9,6 @@ Must change together with `dispatcher.py` (the implementation) and tests/fake (t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from rdmactl.netlink.message import Message
@@ -30,8 +29,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class ChannelSpec:
+class ChannelSpec(NamedTuple):
     """One netlink socket a service wants.
 
     Fields: `family` NETLINK_xxx; `groups` multicast group numbers to join; `clients` for NETLINK_RDMA the RDMA_NL_xxx
@@ -61,12 +59,14 @@ class Received(NamedTuple):
 class Reply(NamedTuple):
     """The answer to something this channel sent: NLMSG_DONE or NLMSG_ERROR with its code (0 or -errno).
 
-    `request` is the message as it was sent; `messages` what came with the same seq before the end.
+    `request` is the message as it was sent; `messages` what came with the same seq before the end; `context` what was
+    given to `Channel.send`.
     """
 
     request: Message
     code: int
     messages: tuple[Message, ...] = ()
+    context: object = None
 
 
 class ChannelHandler(Protocol):
@@ -76,7 +76,7 @@ class ChannelHandler(Protocol):
         """A message nobody asked for has arrived."""
 
     def replied(self, reply: Reply, now: float) -> None:
-        """Something sent with `Channel.send` has been answered; each send is answered at most once."""
+        """Something sent with `Channel.send` has been answered; at most once for each, see `only_failure` there."""
 
     def overrun(self, now: float) -> None:
         """Messages were lost (ENOBUFS): resynchronise. Called after the socket has been drained."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 
 import pytest
@@ -134,6 +135,61 @@ def test_a_multicast_caused_by_our_own_request_is_news() -> None:
     driven.socket.deliver(build(16, b"link", seq=seq, pid=driven.socket.portid), groups=1)
     driven.channel.turn()
     assert log.news() == [Received(Message(16, 1, seq, driven.socket.portid, b"link"), 0, 1)]
+
+
+def test_success_is_not_reported_to_who_only_wants_to_hear_of_failure() -> None:
+    log = Log()
+    driven = Driven(FakeRdma(), log, IWPM)
+    for _ in range(2 * channel_module.OUTSTANDING_LIMIT):
+        driven.channel.send(ADD_MAPPING, b"", only_failure=True)
+    driven.run_soon()
+    assert log.news() == []
+    assert driven.counters.replies == driven.counters.sent == 2 * channel_module.OUTSTANDING_LIMIT
+    assert driven.counters.unanswered == driven.counters.unmatched == 0
+
+
+def test_success_behind_other_messages_is_not_reported_either() -> None:
+    log = Log()
+    kernel = FakeRdma()
+    driven = Driven(kernel, log, IWPM)
+    driven.socket.deliver(kernel.request(ADD_MAPPING, b"news"))
+    driven.channel.send(ADD_MAPPING, b"", only_failure=True)
+    driven.run_soon()
+    assert [event.message.payload for event in log.news()] == [b"news"]
+    assert driven.counters.replies == 1
+
+
+def test_a_success_claimed_by_another_process_is_foreign() -> None:
+    driven = Driven(Silent(), Log(), ChannelSpec(NETLINK_ROUTE))
+    done = build(NLMSG_DONE, _code(0), flags=NLM_F_MULTI, seq=0, pid=driven.socket.portid)
+    driven.socket.deliver(done, sender=4711)
+    driven.channel.send(30, b"", only_failure=True)
+    driven.run_soon()
+    assert (driven.counters.foreign, driven.counters.replies) == (1, 0)
+
+
+def test_failure_is_reported_with_the_senders_context() -> None:
+    class Busy(FakeRdma):
+        def handle(self, sender: FakeSocket, message: Message) -> None:
+            self.error(sender, message, -errno.EBUSY)
+
+    log = Log()
+    driven = Driven(Busy(), log, IWPM)
+    driven.channel.send(ADD_MAPPING, b"", only_failure=True, context=7.5)
+    driven.run_soon()
+    (reply,) = log.news()
+    assert (reply.request.type, reply.code, reply.context) == (ADD_MAPPING, -errno.EBUSY, 7.5)
+
+
+def test_a_loss_met_by_who_only_wants_failures_is_reported() -> None:
+    log = Log()
+    kernel = FakeRdma()
+    driven = Driven(kernel, log, dataclasses.replace(IWPM, receive_buffer_bytes=1000))
+    while driven.socket.deliver(kernel.request(ADD_MAPPING, b"news")):
+        pass
+    driven.channel.send(ADD_MAPPING, b"", only_failure=True)
+    driven.run_soon()
+    assert "overrun" in log.events
 
 
 @pytest.mark.parametrize("code", [-errno.EBUSY, -errno.ENOBUFS, -errno.EINVAL, 0])
