@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 
 import pytest
@@ -184,7 +183,7 @@ def test_failure_is_reported_with_the_senders_context() -> None:
 def test_a_loss_met_by_who_only_wants_failures_is_reported() -> None:
     log = Log()
     kernel = FakeRdma()
-    driven = Driven(kernel, log, dataclasses.replace(IWPM, receive_buffer_bytes=1000))
+    driven = Driven(kernel, log, IWPM._replace(receive_buffer_bytes=1000))
     while driven.socket.deliver(kernel.request(ADD_MAPPING, b"news")):
         pass
     driven.channel.send(ADD_MAPPING, b"", only_failure=True)
