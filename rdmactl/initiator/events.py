@@ -46,6 +46,7 @@ class Inbox:
     def __init__(self) -> None:
         self.unbound = asyncio.Event()
         self.destroyed = asyncio.Event()
+        self.settled = asyncio.Event()  # its login or logout is over, well or not
         self._items: deque[Item] = deque(maxlen=_INBOX_LIMIT)
         self._arrived = asyncio.Event()
 
@@ -89,7 +90,13 @@ class Inboxes:
 
     def close(self, sid: int) -> None:
         """Stop listening."""
-        self._by_sid.pop(sid, None)
+        inbox = self._by_sid.pop(sid, None)
+        if inbox is not None:
+            inbox.settled.set()
+
+    def get(self, sid: int) -> Inbox | None:
+        """The inbox of a session that is listened for."""
+        return self._by_sid.get(sid)
 
     def all(self) -> list[tuple[int, Inbox]]:
         """(sid, inbox) of every session that is listened for."""

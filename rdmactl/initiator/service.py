@@ -109,16 +109,22 @@ class InitiatorService:
         return session.sid
 
     async def logout(self, sid: int) -> None:
-        """Log out and leave nothing. IscsiFailure: 2 no such session, 28 still being torn down after a long time."""
-        session = self._sessions.get(sid)
-        if session is None and sid not in self._inboxes:
-            session = self._found(sid)
-        elif session is None or session.phase is Phase.LOGOUT:
-            raise IscsiFailure(IscsiErr.BUSY, f"session {sid} is being logged in or out already")
+        """Log out and leave nothing. IscsiFailure: 2 no such session, 28 still being torn down after a long time.
+
+        A session that is being logged in or out just now is waited for: sysfs shows it before its login is over here,
+        and of two who want it gone the second one is as content as the first.
+        """
+        known = sid in self._inboxes
+        while (inbox := self._inboxes.get(sid)) is not None and not inbox.settled.is_set():
+            await inbox.settled.wait()
+        session = self._sessions.get(sid) or self._found(sid)
+        if session is None and known:
+            return
         if session is None:
             raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"no session {sid}")
         self._sessions[sid] = session
         session.phase = Phase.LOGOUT
+        session.inbox.settled.clear()
         with _told(str(session)):
             await self._tasks.complete(self._log_out(session))
         log.info("%s: logged out", session)
@@ -238,6 +244,7 @@ class InitiatorService:
 
     def _supervise(self, session: Session, *, lost: bool = False) -> None:
         session.phase = Phase.RECOVERY if lost else Phase.UP
+        session.inbox.settled.set()
         self._sessions[session.sid] = session
         session.task = self._tasks.spawn(self._keep(session, lost), f"session {session.sid}")
 
