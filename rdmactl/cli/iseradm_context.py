@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rdmactl.initiator.sysfs import SessionView
     from rdmactl.records.conf import Setting
     from rdmactl.records.model import Record
+    from rdmactl.records.settings import Mirror
     from rdmactl.records.store import NodeId, Store
 
 __all__ = ["RECORD_VERSION", "Context", "Exit", "SessionCounts"]
@@ -82,8 +83,18 @@ class Context:
         if self._store is None:
             from rdmactl.records.store import Store
 
-            self._store = Store()
+            self._store = Store(warn=self.error, follower=self._mirror())
         return self._store
+
+    def _mirror(self) -> Mirror | None:
+        """Who keeps open-iscsi's tree written, if there are settings that could want it."""
+        from rdmactl import settings
+
+        if not settings.exists():
+            return None
+        from rdmactl.records.settings import Mirror
+
+        return Mirror(self.error)
 
     def close(self) -> None:
         if self._store is not None:

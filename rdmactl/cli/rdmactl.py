@@ -29,6 +29,10 @@ class Command(NamedTuple):
 COMMANDS = (
     Command(("dev",), "dev", "list the RDMA devices of this host"),
     Command(("iser", "ping"), "iser_ping", "time a whole discovery login at an iSER portal"),
+    Command(("iname",), "iname", "make an initiator name"),
+    Command(("records", "check"), "records_check", "look for damage in the records, and repair it"),
+    Command(("records", "export"), "records_export", "write the records as open-iscsi's tree of files"),
+    Command(("records", "import"), "records_import", "read the records of open-iscsi's tree of files"),
     Command(("status",), "status", "say which daemons run and how their services are doing"),
 )
 

@@ -12,6 +12,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.errors import StoreError
+from rdmactl.records.files import LINE_BYTES_MAX, split_line
 from rdmactl.records.model import ValueProblem, convert
 
 if TYPE_CHECKING:
@@ -20,18 +21,19 @@ if TYPE_CHECKING:
     from rdmactl.records.model import Record, Table
 
 __all__ = [
+    "NAME_PREFIX",
     "Setting",
     "apply",
     "config_directory",
     "ensure_initiator_name",
     "initiator_name",
+    "make_name",
     "option",
     "parse_config",
     "read_config",
 ]
 
 DEFAULT_CONFIG_DIRECTORY = "/etc/iscsi"
-LINE_BYTES_MAX = 2047
 CONFIG_BYTES_MAX = 1 << 20
 """A file longer than this is not one of ours."""
 
@@ -69,16 +71,11 @@ def parse_config(text: str) -> tuple[list[Setting], list[str]]:
         stripped = line.strip()
         if not stripped or stripped.startswith("#"):
             continue
-        end = next((at for at, c in enumerate(stripped) if c == "=" or c.isspace()), len(stripped))
-        rest = stripped[end + 1 :].lstrip()
-        if not rest:
-            warnings.append(f"Config file line {number} does not have value")
-        elif not rest.startswith("="):
-            warnings.append(f"Config file line {number} does not have '=' separator")
-        elif not rest[1:].strip():
-            warnings.append(f"Config file line {number} does not have value")
+        parts = split_line(stripped)
+        if isinstance(parts, str):
+            warnings.append(f"Config file line {number} does not have {parts}")
         else:
-            settings.append(Setting(number, stripped[:end], rest[1:].strip()))
+            settings.append(Setting(number, *parts))
     return settings, warnings
 
 
@@ -132,13 +129,18 @@ def ensure_initiator_name(directory: str | None = None, random_bytes: Callable[[
     name = initiator_name(where)
     if name is not None:
         return name
-    name = NAME_PREFIX + "".join(f"{byte:x}" for byte in random_bytes(6))
+    name = make_name(NAME_PREFIX, random_bytes)
     path = os.path.join(where, "initiatorname.iscsi")
     text = _read(path) or ""
     if text and not text.endswith("\n"):
         text += "\n"
     _replace(path, f"{text}InitiatorName={name}\n")
     return name
+
+
+def make_name(prefix: str, random_bytes: Callable[[int], bytes]) -> str:
+    """A fresh initiator name: the prefix, which ends in a colon, and six random bytes as iscsi-iname writes them."""
+    return prefix + "".join(f"{byte:x}" for byte in random_bytes(6))
 
 
 def _read(path: str) -> str | None:

@@ -58,7 +58,7 @@ def test_wrong_words_end_with_2(command: Command, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["dve"], "rdmactl: there is no object dve; there are: dev, iser, status; see rdmactl --help\n"),
+        (["dve"], "rdmactl: there is no object dve; there are: dev, iser, iname, records, status; see rdmactl --help\n"),
         (["iser"], "rdmactl: iser needs a verb; it has: ping\n"),
         (["iser", "pong"], "rdmactl: iser has no verb pong; it has: ping\n"),
     ],
