@@ -53,5 +53,5 @@ clean:  ## remove what was built here (the lab's cache stays: ~/.cache/rdmactl-l
 BINDIR ?= /usr/bin
 UNITDIR ?= /etc/systemd/system
 install-units:  ## the systemd units into UNITDIR, for programs in BINDIR
-	@for unit in daemons/systemd/*.service; do \
+	@for unit in daemons/systemd/*.service daemons/systemd/*.socket; do \
 	  sed 's,@BINDIR@,$(BINDIR),' $$unit > $(UNITDIR)/$${unit##*/} && echo "$(UNITDIR)/$${unit##*/}"; done

@@ -10,11 +10,14 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from rdmactl.control.client import runtime_directory
 from rdmactl.errors import RdmactlError, Unavailable
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.iwpm import conf
 from rdmactl.iwpm.claims import ClaimKeeper
+from rdmactl.iwpm.journal import MappingJournal
 from rdmactl.iwpm.service import PortMapperService, in_initial_netns
+from rdmactl.iwpm.vault import open_vaults
 from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.ports import Service
 from rdmactl.records.conf import ensure_initiator_name
@@ -24,6 +27,7 @@ __all__ = ["dump_mappings", "initiator", "initiator_name", "port_mapper"]
 _log = logging.getLogger("rdmactl.daemon")
 # What is dumped belongs to a running service: it answers in milliseconds.
 _DUMP_S = 10.0
+_JOURNAL = "iwpm.journal"
 
 
 def port_mapper(config_file: str = conf.CONFIG_FILE) -> Callable[[], Service]:
@@ -37,7 +41,8 @@ def port_mapper(config_file: str = conf.CONFIG_FILE) -> Callable[[], Service]:
     config, notes = conf.parse(_text(config_file))
     for note in notes:
         _log.warning("%s", note)
-    claims = ClaimKeeper()
+    directory = runtime_directory()
+    claims = ClaimKeeper(open_vaults(directory), MappingJournal(str(Path(directory) / _JOURNAL)))
     return lambda: PortMapperService(config, claims)
 
 

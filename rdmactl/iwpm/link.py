@@ -272,7 +272,7 @@ class KernelLink:
         if code == _ENOMEM:
             self._outbox.warning(
                 f"the kernel reported {len(records)} mappings and has more than fit into its report; "
-                "the others keep working, but peers that ask for them are rejected until they are made again"
+                "the others are kept as this daemon has recorded them"
             )
         doubtful = self._on_report(Report(records, complete), now)
         unfinished = code != _ENOMEM and not complete

@@ -11,7 +11,7 @@ order. Every answer to ADD_MAPPING is there when `receive` returns: the kernel m
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from rdmactl.errors import KernelError, PeerError
 from rdmactl.iwpm.active import ActiveSide, Outcome
@@ -31,7 +31,7 @@ from rdmactl.iwpm.link import ANSWER_LIMIT_S, KernelLink, Report
 from rdmactl.iwpm.passive import PassiveSide
 from rdmactl.iwpm.report import reconcile
 from rdmactl.iwpm.stats import Stats
-from rdmactl.iwpm.table import MappingTable, PortClaims, Refusal
+from rdmactl.iwpm.table import MappingState, MappingTable, PortClaims, Refusal
 from rdmactl.iwpm.wire import ACCEPT, ACK, IWPM_PORT, REQUEST, WireMessage, parse
 from rdmactl.netlink.message import NLMSG_MIN_TYPE, Message
 from rdmactl.netlink.rdma import (
@@ -96,6 +96,7 @@ class PortMapper:
         self._passive = PassiveSide(self.table, self._outbox, self.stats)
         self._held: deque[tuple[Message, float]] = deque()
         self._fenced = False
+        self._remembers = table is not None
         self._retry_claims_at: float | None = None
         self._requests = {
             iwcm_type(RDMA_NL_IWPM_ADD_MAPPING): self._add_mapping,
@@ -113,6 +114,14 @@ class PortMapper:
     def exchanges(self) -> tuple[int, int]:
         """How many exchanges with peers are open or remembered: as the asking and as the asked side."""
         return len(self._active), len(self._passive)
+
+    def remember(self, states: Sequence[MappingState], now: float) -> None:
+        """Begin with what an earlier process has recorded; the kernel's report, which comes next, overrules it."""
+        self._remembers = True
+        self.table.load(states, now)
+        if self.table.has_unclaimed:
+            self._retry_claims_at = now + CLAIM_RETRY_S
+        self._outbox.info(f"{len(self.table)} mappings of an earlier process, {len(self.table.claims_held)} ports")
 
     def start(self, now: float) -> None:
         """Greet the kernel."""
@@ -291,7 +300,7 @@ class PortMapper:
                 "ports in use by the adapter are taken by other programs, trying again: "
                 + _some([f"{mapping.mapped.port} (for {mapping.local})" for mapping in taken])
             )
-        if report.complete:
+        if report.complete or self._remembers:
             self.table.give_back_others()
         if result.restored or result.dropped:
             self._outbox.info(

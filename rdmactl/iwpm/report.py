@@ -56,7 +56,7 @@ def reconcile(table: MappingTable, records: Sequence[MapInfo], complete: bool, n
         others = len(group) - matching
         existing = table.get(wanted.local)
         if existing is not None and existing.mapped[:3] == wanted.mapped[:3]:
-            doubtful += _count_references(existing, matching, now)
+            doubtful += _count_references(table, existing, matching, complete, now)
         elif existing is not None and _is_young(existing, now):
             doubtful += 1
         else:
@@ -99,12 +99,12 @@ def _same(one: MapInfo, other: MapInfo) -> bool:
     return one.mapped[:3] == other.mapped[:3]
 
 
-def _count_references(mapping: Mapping, reported: int, now: float) -> int:
-    """Believe the kernel, unless it may not have seen our last answer yet; 1 if that is so."""
+def _count_references(table: MappingTable, mapping: Mapping, reported: int, complete: bool, now: float) -> int:
+    """Believe the kernel, unless it may not have seen our last answer yet (1 then), or has not told all."""
     if reported == mapping.refs:
         return 0
-    if _is_young(mapping, now):
-        mapping.refs = max(mapping.refs, reported)
-        return 1
-    mapping.refs = reported
-    return 0
+    young = _is_young(mapping, now)
+    if young or not complete:
+        reported = max(mapping.refs, reported)
+    table.set_references(mapping, reported)
+    return int(young)

@@ -48,6 +48,9 @@ HEARTBEAT_S = 1.0
 STALL_S = 5.0
 """A pause this long means that requests may have been given up: half of what the kernel waits."""
 
+RELEASE_S = 0.05
+"""Until whoever keeps sockets for us (`vault.py`) hears of released ones; several are then one datagram."""
+
 REPEAT_S = 60.0
 """A fault that goes on is logged this often at most; the counters have all of it."""
 
@@ -98,8 +101,9 @@ class PortMapperService:
     ) -> None:
         self._config = MapperConfig() if config is None else config
         self._keeper = ClaimKeeper() if claims is None else claims
-        lease = self._keeper.lease()
+        self._lease = lease = self._keeper.lease()
         earlier = self._keeper.table
+        self._recorded = self._keeper.recorded() if earlier is None else []
         self._mapper = PortMapper(
             lease, random_bytes, None if earlier is None else earlier.inherit(lease), peer_port=udp_port
         )
@@ -109,6 +113,7 @@ class PortMapperService:
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._release_timer: asyncio.TimerHandle | None = None
         self._alive_at = 0.0
         self._watch = _Watch()
 
@@ -125,6 +130,9 @@ class PortMapperService:
             self._channel = lane.open(self._channel_spec(), self)
             for sock, callback in readable:
                 self._loop.add_reader(sock, callback)
+            if self._recorded:
+                self._mapper.remember(self._recorded, lane.now())
+            self._lease.rewrite(self._mapper.table)
             self._mapper.start(lane.now())
             self._carry_out()
             await self._beat(lane)
@@ -132,8 +140,10 @@ class PortMapperService:
             for sock, _ in readable:
                 self._loop.remove_reader(sock)
             self._udp.close()
-            if self._timer is not None:
-                self._timer.cancel()
+            for timer in (self._timer, self._release_timer):
+                if timer is not None:
+                    timer.cancel()
+            self._lease.give_back_spares()
             if self._channel is not None:
                 self._channel.close()
 
@@ -152,6 +162,7 @@ class PortMapperService:
             now = lane.now()
             self._notice_stall(now)
             self._carry_out()
+            self._lease.tidy(self._mapper.table)
             self._watch.look(self._mapper.stats.counters(), now)
 
     # What others ask, in this lane.
@@ -203,7 +214,14 @@ class PortMapperService:
 
     def drained(self, now: float) -> None:
         """The end of a batch."""
+        self._lease.refill()
+        if self._lease.unfinished and self._release_timer is None and self._loop is not None:
+            self._release_timer = self._loop.call_later(RELEASE_S, self._release)
         self._set_timer()
+
+    def _release(self) -> None:
+        self._release_timer = None
+        self._lease.flush()
 
     # From the peers.
 
@@ -238,6 +256,8 @@ class PortMapperService:
     def _carry_out(self) -> None:
         """Do what the engine wants done, in its order; what fails at once is told to it, and may bring more."""
         take_output = self._mapper.take_output
+        record, table = self._lease.record, self._mapper.table
+        record(table)  # before anybody is told of it
         while outputs := take_output():
             for output in outputs:
                 if isinstance(output, ToKernel):
@@ -248,6 +268,7 @@ class PortMapperService:
                     _log.log(logging.WARNING if output.level is Level.WARNING else logging.INFO, "%s", output.text)
                 elif self._lane is not None:
                     self._lane.ready()
+            record(table)
 
     def _send_to_kernel(self, output: ToKernel) -> None:
         channel, lane = self._channel, self._lane

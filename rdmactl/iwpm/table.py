@@ -29,13 +29,13 @@ loses its mapping to the end of one that was refused.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from typing import NamedTuple, Protocol
 
 from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
 
-__all__ = ["Claim", "Kind", "Mapping", "MappingKey", "MappingTable", "PortClaims", "Refusal", "key_of"]
+__all__ = ["Claim", "Kind", "Mapping", "MappingKey", "MappingState", "MappingTable", "PortClaims", "Refusal", "key_of"]
 
 
 class Claim(NamedTuple):
@@ -72,6 +72,21 @@ class Kind(enum.Enum):
     LISTENER = "listener"
     CONNECTION = "connection"
     RESTORED = "restored"
+
+
+class MappingState(NamedTuple):
+    """All that is to be known of one local address after a change, for a record outside this process.
+
+    `refs` 0: there is no mapping (any more); `refused`: refusals not yet paid by a REMOVE. `port_mapped`: a port is, or
+    should be, claimed for it.
+    """
+
+    local: SockAddr
+    mapped: SockAddr
+    kind: Kind
+    refs: int
+    refused: int
+    port_mapped: bool
 
 
 class Refusal(enum.Enum):
@@ -121,6 +136,7 @@ class MappingTable:
         self._claim_users: dict[Claim, int] = {}
         self._unclaimed: dict[MappingKey, Mapping] = {}
         self._refused: dict[MappingKey, int] = {}
+        self._changed: dict[MappingKey, SockAddr] = {}
 
     def inherit(self, claims: PortClaims) -> MappingTable:
         """A table with the same entries for the next instance: the kernel's report may not tell all of them."""
@@ -131,7 +147,44 @@ class MappingTable:
                 heir._claim_users[mapping.claim] = heir._claim_users.get(mapping.claim, 0) + 1
         heir._unclaimed = dict(self._unclaimed)
         heir._refused = dict(self._refused)
+        heir._changed = dict(self._changed)
         return heir
+
+    def load(self, states: Iterable[MappingState], now: float) -> None:
+        """Enter what an earlier process has recorded of its table; what contradicts an earlier entry is left out."""
+        for state in states:
+            key = key_of(state.local)
+            if state.refused:
+                self._refused[key] = state.refused
+            if state.refs and key not in self._mappings and not self._in_the_way(state.local):
+                claim = Claim(state.local.family, state.mapped.port) if state.port_mapped else None
+                mapping = Mapping(state.local, state.mapped, state.kind, claim, now)
+                mapping.touched = float("-inf")  # the kernel has had time to enter what was answered before
+                self._enter(mapping, state.refs)
+
+    def states(self) -> list[MappingState]:
+        """The whole table, as `load` takes it."""
+        found = [self._state(mapping.local) for mapping in self._mappings.values()]
+        refused = [key for key in self._refused if key not in self._mappings]
+        return found + [self._state(SockAddr(key.family, key.port, key.address)) for key in refused]
+
+    def take_changes(self) -> list[MappingState]:
+        """What has become of each address that has changed since the last call."""
+        changed = self._changed
+        if not changed:
+            return []
+        self._changed = {}
+        return [self._state(local) for local in changed.values()]
+
+    def _state(self, local: SockAddr) -> MappingState:
+        key = key_of(local)
+        mapping = self._mappings.get(key)
+        refused = self._refused.get(key, 0)
+        if mapping is None:
+            return MappingState(local, local, Kind.RESTORED, 0, refused, False)
+        return MappingState(
+            mapping.local, mapping.mapped, mapping.kind, mapping.refs, refused, mapping.claim is not None
+        )
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -180,6 +233,7 @@ class MappingTable:
         """Note that the kernel will send a REMOVE for an id that has no mapping."""
         key = key_of(local)
         self._refused[key] = self._refused.get(key, 0) + 1
+        self._changed[key] = local
         return reason
 
     def remove(self, local: SockAddr) -> Mapping | None:
@@ -190,6 +244,7 @@ class MappingTable:
         key = key_of(local)
         refused = self._refused.get(key, 0)
         if refused:
+            self._changed[key] = local
             if refused == 1:
                 del self._refused[key]
             else:
@@ -199,6 +254,7 @@ class MappingTable:
         if mapping is None:
             return None
         mapping.refs -= 1
+        self._changed[key] = local
         if mapping.refs == 0:
             self.drop(mapping)
             return mapping
@@ -207,6 +263,7 @@ class MappingTable:
     def drop(self, mapping: Mapping) -> None:
         """Forget a mapping and give its port back."""
         key = mapping.key
+        self._changed[key] = mapping.local
         del self._mappings[key]
         self._unclaimed.pop(key, None)
         port_key = key[:2]
@@ -231,15 +288,28 @@ class MappingTable:
             return None
         claim = None if mapped.port == local.port else Claim(local.family, mapped.port)
         mapping = Mapping(local, mapped, Kind.RESTORED, claim, now)
+        self._enter(mapping, refs)
+        self._changed[mapping.key] = local
+        return mapping
+
+    def _enter(self, mapping: Mapping, refs: int) -> None:
         mapping.refs = refs
-        if claim is not None and not self._use(claim):
+        if mapping.claim is not None and not self._use(mapping.claim):
             mapping.claimed = False
             self._unclaimed[mapping.key] = mapping
         self._index(mapping)
-        return mapping
+
+    def set_references(self, mapping: Mapping, refs: int) -> None:
+        """What the kernel's report says about the number of ids."""
+        if mapping.refs != refs:
+            mapping.refs = refs
+            self._changed[mapping.key] = mapping.local
 
     def set_refused(self, refused: dict[MappingKey, int]) -> None:
         """Replace the counts of refusals by what the kernel's report implies."""
+        for key in self._refused.keys() | refused.keys():
+            if self._refused.get(key) != refused.get(key):
+                self._changed[key] = SockAddr(key.family, key.port, key.address)
         self._refused = refused
 
     def retry_claims(self, limit: int) -> list[Mapping]:
@@ -281,6 +351,7 @@ class MappingTable:
     def _reference(self, mapping: Mapping, now: float) -> Mapping:
         mapping.refs += 1
         mapping.touched = now
+        self._changed[mapping.key] = mapping.local
         return mapping
 
     def _create(self, local: SockAddr, map_port: bool, kind: Kind, now: float) -> Mapping | Refusal:
@@ -295,6 +366,7 @@ class MappingTable:
             mapped = local.with_port(port)
         mapping = Mapping(local, mapped, kind, claim, now)
         self._index(mapping)
+        self._changed[mapping.key] = local
         return mapping
 
     def _claim_other_than(self, family: int, avoid: int) -> int | None:

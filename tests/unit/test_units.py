@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from rdmactl.iwpm.vault import SYSTEMD_LIMIT
+
 UNITS = sorted((Path(__file__).resolve().parents[2] / "daemons/systemd").glob("*.service"))
 ORDERING = re.compile(r"(Before|After|Wants|Conflicts|DefaultDependencies|RequiresMountsFor)=")
 
 
 def test_there_is_a_unit_for_each_daemon() -> None:
-    assert [unit.stem for unit in UNITS] == ["iserd", "iwpmd", "rdmactld"]
+    assert [unit.stem for unit in UNITS] == ["iserd", "iwpm-keeper", "iwpmd", "rdmactld"]
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
@@ -29,8 +31,19 @@ def test_every_ordering_line_has_its_reason(unit: Path) -> None:
             reason = False
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
+DAEMONS = [unit for unit in UNITS if unit.stem != "iwpm-keeper"]
+
+
+@pytest.mark.parametrize("unit", DAEMONS, ids=lambda unit: unit.stem)
 def test_readiness_watchdog_and_a_shared_runtime_directory(unit: Path) -> None:
     lines = unit.read_text().splitlines()
     for needed in ("Type=notify", "WatchdogSec=30", "RuntimeDirectory=rdmactl", "RuntimeDirectoryPreserve=yes"):
         assert needed in lines
+
+
+@pytest.mark.parametrize("name", ["iwpmd", "rdmactld"])
+def test_systemd_keeps_as_many_ports_as_the_daemon_gives_it(name: str) -> None:
+    lines = (UNITS[0].parent / f"{name}.service").read_text().splitlines()
+    assert f"FileDescriptorStoreMax={SYSTEMD_LIMIT}" in lines
+    assert f"Environment=RDMACTL_FD_STORE={SYSTEMD_LIMIT}" in lines
+    assert "Wants=iwpm-keeper.socket" in lines
