@@ -51,6 +51,21 @@ _PARSED_MAX = 64
 """Profiles kept in parsed form: hosts have a handful."""
 
 
+_THE_NODE = "FROM nodes WHERE target = ?1 AND portal = ?2 AND iface = ?3"
+_NODE = f"""
+SELECT 0, id, (SELECT record FROM profiles WHERE profiles.id = profile) {_THE_NODE}
+UNION ALL SELECT 1, key, value FROM settings WHERE node = (SELECT id {_THE_NODE})
+UNION ALL SELECT 2, key, value FROM secrets WHERE kind = 'node' AND id = (SELECT id {_THE_NODE})
+ORDER BY 1
+"""  # noqa: S608
+_THE_DISCOVERY = "FROM discoveries WHERE type = ?1 AND address = ?2 AND port = ?3"
+_DISCOVERY = f"""
+SELECT 0, id, record {_THE_DISCOVERY}
+UNION ALL SELECT 2, key, value FROM secrets WHERE kind = 'discovery' AND id = (SELECT id {_THE_DISCOVERY})
+ORDER BY 1
+"""  # noqa: S608
+
+
 class NodeId:
     """Which node record; `tpgt` is -1 when unknown. A value: equal when all parts are, and not to be changed."""
 
@@ -146,22 +161,8 @@ class Store:
 
     def node(self, node: NodeId) -> Record | None:
         """A node record with all its keys, secrets included."""
-        rows = self._select(
-            "SELECT nodes.id, record FROM nodes LEFT JOIN profiles ON profiles.id = profile"
-            " WHERE target = ? AND portal = ? AND iface = ?",
-            _identity(node),
-        )
-        if not rows:
-            return None
-        row, text = rows[0]
-        try:
-            record = _identity_keys(node) | self._parse(text)
-        except ValueError as problem:
-            self._set_apart("nodes", row, str(problem))
-            return None
-        record.update(self._select("SELECT key, value FROM settings WHERE node = ?", (row,)))
-        self._add_secrets(record, "node", row)
-        return record
+        record = self._record("nodes", _NODE, _identity(node))
+        return None if record is None else _identity_keys(node) | record
 
     def write_node(self, node: NodeId, record: Record, source: str) -> None:
         """Add or replace."""
@@ -220,8 +221,7 @@ class Store:
 
     def discovery(self, type: str, address: str, port: int) -> Record | None:
         """A discovery record, secrets included; `type` is "sendtargets" or "isns"."""
-        sql = "SELECT id, record FROM discoveries WHERE type = ? AND address = ? AND port = ?"
-        return self._record("discovery", "discoveries", sql, (type, address, port))
+        return self._record("discoveries", _DISCOVERY, (type, address, port))
 
     def write_discovery(self, type: str, address: str, port: int, record: Record) -> None:
         """Add or replace."""
@@ -244,7 +244,7 @@ class Store:
         return [row[1] for row in self._sound("ifaces", rows, (str,))]
 
     def iface(self, name: str) -> Record | None:
-        return self._record("iface", "ifaces", "SELECT id, record FROM ifaces WHERE name = ?", (name,))
+        return self._record("ifaces", "SELECT 0, id, record FROM ifaces WHERE name = ?", (name,))
 
     def write_iface(self, name: str, record: Record) -> None:
         """Add or replace."""
@@ -343,16 +343,26 @@ class Store:
             self._set_apart(table, row[0], "its name is unreadable")
         return [row for row in rows if row not in bad] if bad else rows
 
-    def _record(self, kind: str, table: str, sql: str, values: Sequence[str | int]) -> Record | None:
+    def _record(self, table: str, sql: str, values: Sequence[str | int]) -> Record | None:
+        """The record that rows (0, id, text), (1, key, value) and (2, key, secret) make.
+
+        It is one statement, so that no other process changes the record between its parts.
+        """
         rows = self._select(sql, values)
-        if not rows:
+        if not rows or rows[0][0] != 0:
             return None
         try:
-            record = self._parse(rows[0][1])
+            record = self._parse(rows[0][2])
         except ValueError as problem:
-            self._set_apart(table, rows[0][0], str(problem))
+            self._set_apart(table, rows[0][1], str(problem))
             return None
-        self._add_secrets(record, kind, rows[0][0])
+        for what, key, value in rows[1:]:
+            if what == 2:
+                from rdmactl.records.model import Secret
+
+                record[key] = Secret(value)
+            else:
+                record[key] = value
         return record
 
     def _parse(self, text: object) -> Record:
@@ -365,13 +375,6 @@ class Store:
                 self._parsed.clear()
             known = self._parsed[text] = _parse(text)
         return known.copy()
-
-    def _add_secrets(self, record: Record, kind: str, row: int) -> None:
-        secrets = self._select("SELECT key, value FROM secrets WHERE kind = ? AND id = ?", (kind, row))
-        if secrets:
-            from rdmactl.records.model import Secret
-
-            record.update((key, Secret(value)) for key, value in secrets)
 
     def _profile(self, text: str) -> int:
         from zlib import crc32
