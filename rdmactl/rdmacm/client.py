@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 from rdmactl.errors import DeadlineExceeded, PeerError, Unavailable
 from rdmactl.rdmacm.frames import Decoder, encode, unpack_error
-from rdmactl.rdmacm.report import Report
+from rdmactl.rdmacm.report import Report, measured_from_json
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
     from typing import Any, NoReturn, Self
 
-    from rdmactl.rdmacm.report import Question
+    from rdmactl.rdmacm.report import Measured, Plan, Question
 
 __all__ = ["SyncWorker", "WorkerPool", "worker_command"]
 
@@ -149,17 +150,40 @@ class SyncWorker:
         """Ask for a discovery; see `Report`. Raises only for trouble with the worker itself."""
         return Report.from_json(self.call("discover", question.to_json(), question.deadline_s + _GRACE_S))
 
-    def call(self, call: str, arguments: dict[str, Any], deadline_s: float) -> dict[str, Any]:
-        """One question, one answer."""
+    def ping(self, question: Question, count: int, interval_s: float = 0.0) -> Report:
+        """Log in, `count` pings, log out."""
+        arguments = {"question": question.to_json(), "count": count, "interval_s": interval_s}
+        return Report.from_json(self.call("ping", arguments, question.deadline_s + _GRACE_S))
+
+    def luns(self, question: Question) -> Report:
+        """The logical units of a target."""
+        return Report.from_json(self.call("luns", {"question": question.to_json()}, question.deadline_s + _GRACE_S))
+
+    def perf(self, question: Question, plan: Plan, progress: Callable[[Measured], None]) -> Report:
+        """A measurement; `progress` gets what was seen so far, about once a second."""
+        arguments = {"question": question.to_json(), "plan": plan._asdict()}
+        deadline_s = question.deadline_s + plan.duration_s + _GRACE_S
+        return Report.from_json(
+            self.call("perf", arguments, deadline_s, lambda told: progress(measured_from_json(told["measured"])))
+        )
+
+    def call(
+        self,
+        call: str,
+        arguments: dict[str, Any],
+        deadline_s: float,
+        progress: Callable[[dict[str, Any]], None] | None = None,
+    ) -> dict[str, Any]:
+        """One question, one answer, and `progress` for what the worker tells meanwhile."""
         request = _request(call, arguments, deadline_s)
         try:
             try:
-                reply = self._exchange(request, deadline_s)
+                reply = self._exchange(request, deadline_s, progress)
             except (OSError, EOFError) as error:
                 if not self._used or isinstance(error, TimeoutError):
                     raise
                 self.close()
-                reply = self._exchange(request, deadline_s)
+                reply = self._exchange(request, deadline_s, progress)
         except TimeoutError:
             self.close()
             raise _late(deadline_s) from None
@@ -183,7 +207,9 @@ class SyncWorker:
     def _start(self) -> _Process:
         return _Process.fork() if self._command is None else _Process.spawn(self._command)
 
-    def _exchange(self, request: bytes, deadline_s: float) -> dict[str, Any]:
+    def _exchange(
+        self, request: bytes, deadline_s: float, progress: Callable[[dict[str, Any]], None] | None
+    ) -> dict[str, Any]:
         """With the worker that is there, else with a new one."""
         if self._process is None:
             self._process = self._start()
@@ -196,9 +222,11 @@ class SyncWorker:
             data = connection.recv(_RECEIVE_BYTES)
             if not data:
                 raise EOFError
-            messages = decoder.receive(data)
-            if messages:
-                return messages[0]
+            for message in decoder.receive(data):
+                if "progress" not in message:
+                    return message
+                if progress is not None:
+                    progress(message["progress"])
 
 
 class _AsyncWorker:
@@ -227,10 +255,10 @@ class _AsyncWorker:
         await self._writer.drain()
         decoder = Decoder()
         while data := await self._reader.read(_RECEIVE_BYTES):
-            messages = decoder.receive(data)
-            if messages:
-                self.used = True
-                return messages[0]
+            for message in decoder.receive(data):
+                if "progress" not in message:
+                    self.used = True
+                    return message
         raise EOFError
 
     def end(self) -> None:

@@ -26,7 +26,7 @@ from rdmactl.errors import LocalError, PeerError, RdmactlError
 from rdmactl.netlink.sockaddr import SOCKADDR_STORAGE_BYTES, SockAddr
 from rdmactl.rdmacm import failures, library
 from rdmactl.rdmacm.channel import EventChannel, Notice
-from rdmactl.rdmacm.endpoint import DISCOVERY, Endpoint, Sizes
+from rdmactl.rdmacm.endpoint import DISCOVERY, Arena, Endpoint, Sizes
 from rdmactl.rdmacm.states import DEVICE_EVENTS, CmEvent, Event, Own, State, UnexpectedEvent, next_state
 from rdmactl.rdmacm.steps import Steps
 
@@ -45,8 +45,8 @@ _KERNEL_TIMER_SLACK_S = 1.0
 """Address and route have timers in the kernel, whose event says more than ours; ours is for when it never comes."""
 
 _FLUSH_GRACE_S = 0.05
-_INBOX_MAX = 64
-"""Messages received and not yet taken. We ask one question at a time: a peer that sends this many is broken."""
+_INBOX_MIN = 64
+"""Messages received and not yet taken, or four times the receives posted: a peer that sends more is broken."""
 
 
 class Deadlines(NamedTuple):
@@ -91,10 +91,14 @@ class Connection:
         self.private_data = b""
         self.stuck = False
         self._inbox: deque[bytes] = deque()
+        self._inbox_max = max(_INBOX_MIN, 4 * sizes.receives)
+        self.on_change: Callable[[], None] | None = None
+        """Called on the loop after messages arrived, a send slot became free, or the state changed."""
         self._change: asyncio.Future[None] = self._loop.create_future()
         self._endpoint: Endpoint | None = None
         self._completion_fd = -1
         self._was_up = self._peer_gone = False
+        self._closing: asyncio.Task[None] | None = None
         self._suspect_timer: asyncio.TimerHandle | None = None
         self._flush_timer: asyncio.TimerHandle | None = None
         if requested_id is None:
@@ -162,19 +166,42 @@ class Connection:
         self._lib.cm_reject(self._id, private_data, len(private_data))
         await self.close()
 
+    @property
+    def can_send(self) -> bool:
+        """Whether `post` would find the connection up and a slot free."""
+        up = self.failure is None and self.state in (State.UP, State.SUSPECT)
+        return up and self._endpoint is not None and self._endpoint.can_send
+
     async def send(self, message: bytes) -> None:
         """Send one message; waits for a free slot, not for its arrival."""
         while True:
             self._require_up()
-            assert self._endpoint is not None
-            if self._endpoint.can_send:
+            if self.can_send:
                 break
             await self._changed()
+        self.post(message)
+
+    def post(self, message: bytes) -> None:
+        """Send one message at once; `can_send` says whether that is possible."""
+        self._require_up()
+        assert self._endpoint is not None
         try:
             self._endpoint.send(message)
         except RdmactlError as error:
             self._fail(error)
             raise
+
+    def take(self) -> list[bytes]:
+        """The messages that have arrived, without waiting."""
+        messages = list(self._inbox)
+        self._inbox.clear()
+        return messages
+
+    def share(self, size_bytes: int, *, writable: bool) -> Arena:
+        """Memory for the peer's use until the connection is closed; see `Endpoint.share`."""
+        self._require_up()
+        assert self._endpoint is not None
+        return self._endpoint.share(size_bytes, writable=writable)
 
     async def receive(self) -> bytes:
         """The next message. What arrived before a failure is still handed out; then the failure is raised."""
@@ -186,8 +213,14 @@ class Connection:
     async def close(self) -> None:
         """Take the connection down and give everything back; never raises, harmless when called twice.
 
-        With a call that does not return nothing can be given back: then `stuck` stays True.
+        With a call that does not return nothing can be given back: then `stuck` stays True. When the caller is
+        cancelled, it goes on by itself.
         """
+        if self._closing is None or (self._closing.done() and self.state is not State.CLOSED):
+            self._closing = self._loop.create_task(self._take_down())
+        await asyncio.shield(self._closing)
+
+    async def _take_down(self) -> None:
         self._move(Own.CLOSE)
         if self.state is State.CLOSED or not await self._until(self._returned, self._deadlines.close_failed_s):
             return
@@ -285,11 +318,12 @@ class Connection:
         self._wake()
 
     def _received(self, message: bytes) -> None:
-        if len(self._inbox) >= _INBOX_MAX:
-            self._fail(PeerError(f"{self.peer} sent {_INBOX_MAX} messages nobody asked for"))
+        if len(self._inbox) >= self._inbox_max:
+            self._fail(PeerError(f"{self.peer} sent {self._inbox_max} messages nobody asked for"))
             return
         self._inbox.append(message)
-        self._move(Own.ALIVE)
+        if self.state is not State.UP:
+            self._move(Own.ALIVE)
 
     def _completed_badly(self, status: int) -> None:
         failure = failures.completion_failed(self.peer, status)
@@ -343,6 +377,8 @@ class Connection:
     def _wake(self) -> None:
         if not self._change.done():
             self._change.set_result(None)
+        if self.on_change is not None:
+            self.on_change()
 
     async def _changed(self) -> None:
         if self._change.done():

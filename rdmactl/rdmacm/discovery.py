@@ -12,29 +12,30 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from rdmactl.errors import PeerError, RdmactlError
-from rdmactl.iscsi.chap import ChapCredentials, Secret
 from rdmactl.iscsi.discovery import DiscoveryConfig, DiscoveryDone, DiscoveryEngine, DiscoveryFailed
 from rdmactl.iscsi.discovery_states import DiscoveryState
-from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.iscsi.errors import IscsiFailure
 from rdmactl.iscsi.iser import PRIVATE_DATA, unwrap, wrap
 from rdmactl.iscsi.login import random_isid
 from rdmactl.iscsi.login_model import Redirected
 from rdmactl.iscsi.pdu import Pdu
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iscsi.redirect import RedirectChain
-from rdmactl.netlink.sockaddr import SockAddr
 from rdmactl.rdmacm import failures
+from rdmactl.rdmacm.address import resolve
 from rdmactl.rdmacm.channel import EventChannel
 from rdmactl.rdmacm.connection import Connection
+from rdmactl.rdmacm.credentials import credentials_of
+from rdmactl.rdmacm.login import Link, what_ended
+from rdmactl.rdmacm.plain import explain_refusal
 from rdmactl.rdmacm.report import FoundTarget, Question, Report
 from rdmactl.rdmacm.steps import Steps
 
-__all__ = ["Discoverer", "Link", "config_of", "converse", "resolve"]
+__all__ = ["Discoverer", "config_of", "converse"]
 
 _STEP_OF_STATE = {
     DiscoveryState.LOGIN: "login",
@@ -42,14 +43,6 @@ _STEP_OF_STATE = {
     DiscoveryState.PAUSE: "sendtargets",
     DiscoveryState.LOGOUT: "logout",
 }
-
-
-class Link(Protocol):
-    """What a conversation needs of a connection: whole messages, and RdmactlError when it is over."""
-
-    async def send(self, message: bytes) -> None: ...
-
-    async def receive(self) -> bytes: ...
 
 
 class Discoverer:
@@ -61,7 +54,7 @@ class Discoverer:
         self.stuck = False
         """A call blocks and cannot be stopped: the process has to end."""
 
-    async def answer(self, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def answer(self, arguments: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         """`discover` with JSON in and out, as the worker's operation."""
         return (await self.discover(Question.from_json(arguments))).to_json()
 
@@ -71,17 +64,31 @@ class Discoverer:
         targets: tuple[FoundTarget, ...] = ()
         error: RdmactlError | None = None
         try:
-            if self._channel is None:
-                self._channel = EventChannel()
             async with asyncio.timeout(question.deadline_s):
-                targets = await run.targets(self._channel)
+                targets = await run.targets(self.channel())
         except TimeoutError:
             error = failures.deadline_passed(str(run.portal), run.stage, question.deadline_s)
         except RdmactlError as failure:
             error = failure
         self.stuck = self.stuck or run.stuck
         run.steps.end()
-        return Report(run.steps.taken(), run.steps.total_s(), run.device, run.transport, run.local, targets, error)
+        if error is not None:
+            error = await explain_refusal(error, run.portal, run.stage, question)
+        stage = run.stage if error is not None else ""
+        where = (run.device, run.transport, run.local)
+        return Report(run.steps.taken(), run.steps.total_s(), *where, targets, error, stage)
+
+    def channel(self) -> EventChannel:
+        """The channel of this process, opened when it is needed first. Raises Unavailable without RDMA."""
+        if self._channel is None:
+            self._channel = EventChannel()
+        return self._channel
+
+    def close(self) -> None:
+        """Close the channel; no connection may be left. The device stays open as long as the process lives."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
 
 class _Run:
@@ -144,7 +151,7 @@ async def _send(link: Link, pdu: Pdu, engine: DiscoveryEngine, peer: str) -> Non
     try:
         await link.send(wrap(pdu))
     except RdmactlError as failure:
-        engine.lost(_what(failure, peer))
+        engine.lost(what_ended(failure, peer))
 
 
 async def _receive(link: Link, engine: DiscoveryEngine, peer: str) -> None:
@@ -161,57 +168,21 @@ async def _receive(link: Link, engine: DiscoveryEngine, peer: str) -> None:
         if failure.code == "iser-framing":
             engine.broken(failure)
         else:
-            engine.lost(_what(failure, peer))
+            engine.lost(what_ended(failure, peer))
     except RdmactlError as failure:
-        engine.lost(_what(failure, peer))
+        engine.lost(what_ended(failure, peer))
     else:
         engine.receive(pdu.header, pdu.data, loop.time())
 
 
-def _what(failure: RdmactlError, peer: str) -> str:
-    """How the connection ended, for a sentence that names the portal already."""
-    return failure.message.replace(peer, "the target")
-
-
 def config_of(question: Question, portal: Portal, random_bytes: Callable[[int], bytes]) -> DiscoveryConfig:
     """The discovery a question means. LocalError for a name or CHAP settings that cannot be used."""
-    chap = None
-    if question.username:
-        chap = ChapCredentials(
-            username=question.username,
-            secret=Secret(question.password),
-            username_in=question.username_in or None,
-            secret_in=Secret(question.password_in) if question.password_in else None,
-            algorithms=question.algorithms,
-        )
     return DiscoveryConfig(
         initiator_name=question.initiator_name,
         portal=portal,
         isid=random_isid(random_bytes),
         transport="iser",
-        chap=chap,
+        chap=credentials_of(question),
         # Our receive buffers are posted before the login, so one request may carry keys and transition.
         single_transition=False,
     )
-
-
-async def resolve(portal: Portal) -> SockAddr:
-    """The first address of a portal. A number is read at once, a name is looked up in a thread."""
-    try:
-        found = socket.getaddrinfo(
-            portal.address, portal.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        )
-    except socket.gaierror:
-        found = await _look_up(portal)
-    family, _, _, _, address = found[0]
-    number = socket.inet_pton(family, str(address[0]).partition("%")[0])
-    return SockAddr(family, portal.port, number, int(address[3]) if len(address) > 3 else 0)
-
-
-async def _look_up(portal: Portal) -> list[Any]:
-    try:
-        return await asyncio.get_running_loop().getaddrinfo(portal.address, portal.port, type=socket.SOCK_STREAM)
-    except socket.gaierror as error:
-        raise IscsiFailure(
-            IscsiErr.HOST_NOT_FOUND, f"there is no address for {portal.address}: {error.strerror}"
-        ) from None

@@ -17,9 +17,10 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rdmactl.errors import LocalError
+from rdmactl.iscsi.iser import RemoteBuffer
 from rdmactl.rdmacm import failures, library
 
-__all__ = ["DISCOVERY", "Completion", "Endpoint", "Sizes"]
+__all__ = ["DISCOVERY", "Arena", "Completion", "Endpoint", "Sizes", "session_sizes"]
 
 _SEND = 1 << 32
 _BATCH = 32
@@ -46,6 +47,15 @@ DISCOVERY = Sizes(
     sends=2,
 )
 
+_LOGIN_DATA_BYTES = 8192
+_UNASKED = 4  # receives for what a target says unasked: NOP-In, Async, Reject
+
+
+def session_sizes(depth: int) -> Sizes:
+    """For a normal session with `depth` commands in flight: every answer finds a receive, and a few more do."""
+    slot = _HEADERS_BYTES + _LOGIN_DATA_BYTES
+    return Sizes(receive_bytes=slot, receives=depth + _UNASKED, send_bytes=slot, sends=depth + _UNASKED)
+
 
 class Completion(NamedTuple):
     """A finished work request; `data` is the message when one was received. `status` 0 is success."""
@@ -67,6 +77,11 @@ class Arena:
         self.rc: int = module.lib.mr_register(pd, self._buffer, len(self._memory), access, out)
         self._mr = out[0] if self.rc == 0 else None
         self.lkey: int = module.lib.mr_lkey(self._mr) if self._mr else 0
+
+    @property
+    def remote(self) -> RemoteBuffer:
+        """How a peer names the first byte of it."""
+        return RemoteBuffer(self._module.lib.mr_rkey(self._mr), int(self._module.ffi.cast("uintptr_t", self.base())))
 
     def base(self, slot: int = 0) -> library.Handle:
         """The address of a slot."""
@@ -135,6 +150,14 @@ class Endpoint:
             self._sent(slot)
             self._check(rc, "ibv_post_send")
 
+    def share(self, size_bytes: int, *, writable: bool) -> Arena:
+        """Memory the peer may use: write into it when `writable`, else read from it. It lasts as long as the endpoint.
+
+        Freed after the queue pair, so that a late write of the peer finds it or nothing.
+        """
+        access = self._lib.LOCAL_WRITE | self._lib.REMOTE_WRITE if writable else self._lib.REMOTE_READ
+        return self._arena(1, size_bytes, access)
+
     def completions(self) -> Iterator[Completion]:
         """Everything that has completed. Arms first and polls afterwards: the other order loses wake-ups.
 
@@ -199,8 +222,10 @@ class Endpoint:
 
     def _arena(self, slots: int, slot_bytes: int, access: int) -> Arena:
         arena = Arena(self._module, self._pd, slots, slot_bytes, access)
+        if arena.rc < 0:
+            arena.free()
+            self._check(arena.rc, "ibv_reg_mr")
         self._arenas.append(arena)
-        self._check(arena.rc, "ibv_reg_mr")
         return arena
 
     def _post(self, first: int, count: int) -> int:

@@ -8,8 +8,9 @@ moment, and when something in it is stuck. Cancelling an operation is ending the
 
 It is started (`python -m rdmactl.rdmacm.worker DESCRIPTOR`) or forked warm: everything is imported before the first
 request, but no device is opened before it. One request at a time, each with its deadline; {"id", "call", "arguments",
-"deadline_s"} is answered by {"id", "result"} or {"id", "error"}. Framing: `frames.py`. The other end: `client.py`.
-Not here: any RDMA (`discovery.py`).
+"deadline_s"} is answered by {"id", "result"} or {"id", "error"}, with any number of {"id", "progress"} before. Framing:
+`frames.py`. The other end: `client.py`.
+Not here: any RDMA (`discovery.py`, `operations.py`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ __all__ = ["IDLE_S", "Operation", "Worker", "serve"]
 IDLE_S = 2.0
 """How long a used worker waits for more: a device in use by nobody must not stay open for longer."""
 
-Operation = Callable[[dict[str, Any]], Awaitable[dict[str, Any]]]
+Tell = Callable[[dict[str, Any]], None]
+Operation = Callable[[dict[str, Any], Tell], Awaitable[dict[str, Any]]]
+"""Takes the arguments, and what tells the parent of progress."""
 
 
 class Worker(asyncio.Protocol):
@@ -74,7 +77,8 @@ class Worker(asyncio.Protocol):
         deadline_s = float(request.get("deadline_s", 0.0))
         try:
             async with asyncio.timeout(deadline_s):
-                reply["result"] = await self._operations[request["call"]](request["arguments"])
+                operation = self._operations[request["call"]]
+                reply["result"] = await operation(request["arguments"], lambda told: self._tell(request, told))
         except RdmactlError as error:
             reply["error"] = pack_error(error)
         except TimeoutError:
@@ -89,6 +93,10 @@ class Worker(asyncio.Protocol):
                 self._transport.close()
         self._idle = self._loop.call_later(self._idle_s, self._end)
 
+    def _tell(self, request: dict[str, Any], told: dict[str, Any]) -> None:
+        if self._transport is not None:
+            self._transport.write(encode({"id": request.get("id"), "progress": told}))
+
     def _end(self) -> None:
         if not self.ended.done():
             self.ended.set_result(None)
@@ -96,9 +104,10 @@ class Worker(asyncio.Protocol):
 
 async def _serve(connection: socket.socket, idle_s: float) -> None:
     from rdmactl.rdmacm.discovery import Discoverer
+    from rdmactl.rdmacm.operations import Operations
 
     discoverer = Discoverer()
-    operations: dict[str, Operation] = {"discover": discoverer.answer}
+    operations: dict[str, Operation] = {"discover": discoverer.answer, **Operations(discoverer).answers()}
     loop = asyncio.get_running_loop()
     _, worker = await loop.connect_accepted_socket(
         lambda: Worker(operations, stuck=lambda: discoverer.stuck, idle_s=idle_s), connection

@@ -15,7 +15,8 @@ from rdmactl.iscsi.iser import unwrap
 from rdmactl.iscsi.login_model import Redirected
 from rdmactl.iscsi.pdu import Pdu
 from rdmactl.iscsi.portal import Portal
-from rdmactl.rdmacm.discovery import config_of, converse, resolve
+from rdmactl.rdmacm.address import resolve
+from rdmactl.rdmacm.discovery import config_of, converse
 from rdmactl.rdmacm.report import Question
 from rdmactl.rdmacm.steps import Steps
 from tests.fake.memory_link import MemoryLink

@@ -19,7 +19,7 @@ from rdmactl.rdmacm import client
 from rdmactl.rdmacm.client import SyncWorker, WorkerPool, worker_command
 from rdmactl.rdmacm.frames import Decoder, encode, unpack_error
 from rdmactl.rdmacm.report import Question
-from rdmactl.rdmacm.worker import Operation, Worker
+from rdmactl.rdmacm.worker import Operation, Tell, Worker
 
 pytestmark = pytest.mark.fake
 
@@ -27,24 +27,30 @@ pytestmark = pytest.mark.fake
 # The worker's end, in this process
 
 
-async def double(arguments: dict[str, Any]) -> dict[str, Any]:
+async def double(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
     return {"twice": arguments["number"] * 2}
 
 
-async def refuse(arguments: dict[str, Any]) -> dict[str, Any]:
+async def refuse(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
     raise PeerError("no", hint="try", code="refused")
 
 
-async def hang(arguments: dict[str, Any]) -> dict[str, Any]:
+async def hang(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
     await asyncio.Event().wait()
     return {}
 
 
-async def crash(arguments: dict[str, Any]) -> dict[str, Any]:
+async def crash(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
     raise ZeroDivisionError
 
 
-OPERATIONS: dict[str, Operation] = {"double": double, "refuse": refuse, "hang": hang, "crash": crash}
+async def count(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
+    for number in range(arguments["to"]):
+        tell({"number": number})
+    return {"done": True}
+
+
+OPERATIONS: dict[str, Operation] = {"double": double, "refuse": refuse, "hang": hang, "crash": crash, "count": count}
 
 
 def ask(*requests: dict[str, Any] | bytes, ends: bool = False, **options: Any) -> list[dict[str, Any]]:
@@ -61,8 +67,8 @@ def ask(*requests: dict[str, Any] | bytes, ends: bool = False, **options: Any) -
                 writer.write(request if isinstance(request, bytes) else encode(request))
                 while not ends or isinstance(request, dict):
                     data = await reader.read(65536)
-                    if not data or (found := decoder.receive(data)):
-                        replies += found if data else []
+                    replies += decoder.receive(data)
+                    if not data or (replies and "progress" not in replies[-1]):
                         break
             if ends:
                 await worker.ended
@@ -170,6 +176,25 @@ def test_sync_asks_the_same_worker_again() -> None:
     assert (first["n"], second["n"]) == (1, 2)
     assert first["pid"] == second["pid"]
     assert gone(first["pid"])
+
+
+def test_progress_comes_before_the_result() -> None:
+    result = ask(request("count", to=2))
+    told = [reply["progress"] for reply in result if "progress" in reply]
+    assert told == [{"number": 0}, {"number": 1}]
+    assert result[-1]["result"] == {"done": True}
+
+
+TELLS = READ + "take(); [give({'id': 1, 'progress': {'n': n}}) for n in (1, 2)]; give({'id': 1, 'result': {'n': 3}})"
+
+
+def test_sync_hands_progress_on_and_may_ignore_it() -> None:
+    seen: list[Any] = []
+    with SyncWorker(program(TELLS)) as worker:
+        assert worker.call("x", {}, 5.0, seen.append) == {"n": 3}
+    with SyncWorker(program(TELLS)) as worker:
+        assert worker.call("x", {}, 5.0) == {"n": 3}
+    assert seen == [{"n": 1}, {"n": 2}]
 
 
 def test_sync_replaces_a_worker_that_ended_itself() -> None:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rdmactl.errors import PeerError, RdmactlError
+from rdmactl.iscsi import scsi
 from rdmactl.iscsi.iser import IserHeader, read_private_data, unwrap
 from rdmactl.iscsi.keys import KEYS, read_value
 from rdmactl.iscsi.logout import read_logout
@@ -17,7 +18,9 @@ from rdmactl.iscsi.names import check_name
 from rdmactl.iscsi.negotiation import Negotiation, OperationalSettings
 from rdmactl.iscsi.pdu import decode
 from rdmactl.iscsi.portal import Portal, parse_option, parse_target_address
+from rdmactl.iscsi.scsi_pdu import ScsiResponse, sense_of
 from rdmactl.iscsi.sendtargets import SendTargetsReader
+from rdmactl.iscsi.sense import parse_sense
 from rdmactl.iscsi.stream import StreamDecoder
 from rdmactl.iscsi.text import parse_text
 
@@ -43,6 +46,17 @@ READERS: list[Callable[[bytes], object]] = [
     read_logout,
     lambda data: decode(data.ljust(48, b"\0")[:48]),
     lambda data: unwrap(b"\x10" + bytes(27) + data),
+    scsi.parse_luns,
+    scsi.parse_inquiry,
+    scsi.parse_capacity_10,
+    scsi.parse_capacity_16,
+    scsi.parse_pages,
+    scsi.parse_serial,
+    lambda data: scsi.wwid(scsi.parse_designators(b"\0\x83" + data)),
+    lambda data: scsi.parse_block_limits(b"\0\xb0" + data),
+    lambda data: str(parse_sense(data)),
+    sense_of,
+    lambda data: ScsiResponse.unpack(data.ljust(48, b"\0")[:48]).moved_bytes(512),
 ]
 TEXT_READERS: list[Callable[[str], object]] = [Portal.parse, parse_option, parse_target_address, check_name]
 
