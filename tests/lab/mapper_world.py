@@ -19,10 +19,12 @@ from pathlib import Path
 
 from rdmactl.control.client import Client
 from rdmactl.errors import RdmactlError
+from rdmactl.iwpm import keeper
 from tests.lab.guest import sh, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 C_IWPMD = "/usr/sbin/iwpmd"
+KEEPER = "/run/rdmactl/iwpm-keeper.sock"
 IN_RNIC = ("ip", "netns", "exec", "rnic")
 
 
@@ -148,3 +150,52 @@ class RealWorld:
     def restart(self) -> None:
         self.mapper.end(signal.SIGKILL)
         self.mapper = Mapper()
+
+
+def build_listeners() -> None:
+    sh("gcc -O2 -o /tmp/listeners tests/lab/listeners.c -lrdmacm")
+
+
+class Listeners:
+    """`count` listeners of one process, on ports from `first`; `move` ends the oldest ones and makes as many new."""
+
+    def __init__(self, count: int, first: int = 10000) -> None:
+        self.process = subprocess.Popen(
+            [*IN_RNIC, "/tmp/listeners", "10.9.0.1", str(first), str(count)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
+        )  # fmt: skip
+        self.said("ready")
+
+    def said(self, word: str) -> None:
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline().strip() == word
+
+    def move(self, count: int) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{count}\n")
+        self.process.stdin.flush()
+
+    def close(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        assert self.process.wait(120) == 0
+
+
+def kept() -> set[int]:
+    """The ports the keeper holds."""
+    ports = set()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(30)
+        client.connect(KEEPER)
+        client.send(keeper.LIST)
+        while True:
+            data, descriptors, _, _ = socket.recv_fds(client, keeper.DATAGRAM_BYTES, keeper.BATCH)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            if data == keeper.END:
+                return ports
+            ports |= {int.from_bytes(data[at + 2 : at + 4], "big") for at in range(1, len(data), keeper.NAME_BYTES)}
+
+
+def ports(mappings: dict[str, str]) -> set[int]:
+    return {int(mapped.rpartition(":")[2]) for mapped in mappings.values()}
