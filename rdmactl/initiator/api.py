@@ -95,7 +95,7 @@ class LoginRequest:
     settings: SessionSettings = SessionSettings()
     netdev: str = ""  # bind to this network device (tcp)
     source_address: str = ""  # leave from this address (tcp)
-    hw_address: str = ""  # shown in sysfs only
+    hw_address: str = ""  # bind to the network device with this address (tcp)
     sessions_wanted: int = 1  # node.session.nr_sessions: refused as "session exists" when so many are there
 
     @property
@@ -121,6 +121,7 @@ class DiscoveryRequest:
     max_recv_data_segment_length: int = 32768  # over iSER always this: LIO sends longer lists in parts, badly
     netdev: str = ""  # tcp
     source_address: str = ""
+    hw_address: str = ""  # tcp
     transport: str = "tcp"  # "tcp" or "iser"
 
 

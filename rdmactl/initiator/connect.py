@@ -16,13 +16,14 @@ import socket
 from typing import NamedTuple
 
 from rdmactl.errors import DeadlineExceeded
+from rdmactl.initiator import sysfs
 from rdmactl.initiator.failures import TryAgain
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.ports import Lane
 from rdmactl.netlink.sockaddr import SockAddr
 
-__all__ = ["TcpOptions", "resolve", "tcp_connect"]
+__all__ = ["TcpOptions", "bound_device", "resolve", "tcp_connect"]
 
 _SO_BINDTODEVICE = 25
 _ADDRESSES_LIMIT = 8  # of one name: beyond it is a mistake in DNS, not redundancy
@@ -35,6 +36,23 @@ class TcpOptions(NamedTuple):
     type_of_service: int = 0
     netdev: str = ""
     source_address: str = ""
+
+
+def bound_device(netdev: str, hw_address: str, root: str = "/sys") -> str:
+    """The network device an interface is bound to, by its name or by its hardware address; empty when to none.
+
+    IscsiFailure (8, as open-iscsi has it) when no device has that address.
+    """
+    if netdev or not hw_address:
+        return netdev
+    for name in sysfs.names(f"{root}/class/net"):
+        if (sysfs.read(f"{root}/class/net/{name}/address") or "").lower() == hw_address.lower():
+            return name
+    raise IscsiFailure(
+        IscsiErr.TRANS_TIMEOUT,
+        f"no network device has the hardware address {hw_address}",
+        hint="correct iface.hwaddress, or bind the interface by iface.net_ifacename",
+    )
 
 
 async def resolve(lane: Lane, portal: Portal, deadline_s: float) -> list[SockAddr]:

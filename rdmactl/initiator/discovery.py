@@ -19,7 +19,7 @@ from dataclasses import replace
 from rdmactl.errors import LocalError
 from rdmactl.initiator import params
 from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest
-from rdmactl.initiator.connect import TcpOptions, resolve, tcp_connect
+from rdmactl.initiator.connect import TcpOptions, bound_device, resolve, tcp_connect
 from rdmactl.initiator.failures import TryAgain
 from rdmactl.initiator.iser_discovery import IserDiscoveries
 from rdmactl.iscsi.chap import ChallengeBook
@@ -90,7 +90,8 @@ class Discoveries:
             chain.follow(outcome.portal)
 
     async def _connect(self, request: DiscoveryRequest, portal: Portal, deadline_s: float) -> socket.socket:
-        options = TcpOptions(netdev=request.netdev, source_address=request.source_address)
+        netdev = bound_device(request.netdev, request.hw_address)
+        options = TcpOptions(netdev=netdev, source_address=request.source_address)
         begin = self._lane.now()
         addresses = await resolve(self._lane, portal, deadline_s)
         return await tcp_connect(portal, addresses, options, max(0.0, deadline_s - (self._lane.now() - begin)))

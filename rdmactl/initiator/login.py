@@ -27,7 +27,7 @@ from typing import Literal
 from rdmactl.errors import KernelError, RdmactlError
 from rdmactl.initiator import params, sysfs
 from rdmactl.initiator.api import LoginRequest
-from rdmactl.initiator.connect import TcpOptions, resolve, tcp_connect
+from rdmactl.initiator.connect import TcpOptions, bound_device, resolve, tcp_connect
 from rdmactl.initiator.events import Inbox, Inboxes
 from rdmactl.initiator.failures import TryAgain, as_failure
 from rdmactl.initiator.kernel import Kernel, KernelSession, host_params
@@ -167,9 +167,8 @@ class Logins:
         left_s = max(0.0, deadline - self._lane.now())
         if request.transport == "tcp":
             settings = request.settings
-            options = TcpOptions(
-                settings.tcp_window_size, settings.type_of_service, request.netdev, request.source_address
-            )
+            netdev = bound_device(request.netdev, request.hw_address, self._root)
+            options = TcpOptions(settings.tcp_window_size, settings.type_of_service, netdev, request.source_address)
             return _Link(sock=await tcp_connect(portal, addresses, options, left_s))
         failure = TryAgain(IscsiErr.TRANS, f"{portal} has no address")
         try:

@@ -29,6 +29,7 @@ __all__ = [
     "endpoints",
     "host",
     "hosts",
+    "names",
     "read",
     "session",
     "session_ids",
@@ -224,9 +225,9 @@ class SessionView(NamedTuple):
     def luns(self) -> list[LunView]:
         """The SCSI devices of this session (level 3), by LUN."""
         found = []
-        for target in _names(self._device):
+        for target in names(self._device):
             if target.startswith(f"target{self.host_no}:"):
-                for name in _names(f"{self._device}/{target}"):
+                for name in names(f"{self._device}/{target}"):
                     lun = _lun(f"{self._device}/{target}", name)
                     if lun is not None:
                         found.append(lun)
@@ -273,7 +274,7 @@ def sessions(root: str = "/sys") -> list[SessionView]:
 
 def session_ids(root: str = "/sys") -> list[int]:
     """The sids of all sessions, in the same order: one directory listing, whatever their number."""
-    matches = (_SID.match(name) for name in _names(f"{root}/class/iscsi_session"))
+    matches = (_SID.match(name) for name in names(f"{root}/class/iscsi_session"))
     return [int(match[1]) for match in matches if match]
 
 
@@ -318,7 +319,7 @@ def session_of(path: str) -> int | None:
 
 def hosts(root: str = "/sys") -> list[HostView]:
     """All hosts of iSCSI transports, in the order open-iscsi lists them."""
-    numbers = [name[4:] for name in _names(f"{root}/class/iscsi_host") if name.startswith("host")]
+    numbers = [name[4:] for name in names(f"{root}/class/iscsi_host") if name.startswith("host")]
     views = [host(int(number), root) for number in numbers if number.isdigit()]
     return [view for view in views if view is not None]
 
@@ -341,8 +342,8 @@ def host(host_no: int, root: str = "/sys") -> HostView | None:
 
 def endpoints(root: str = "/sys") -> list[int]:
     """The transport endpoints that exist (iser), by number; the number is the handle used over netlink."""
-    names = _names(f"{root}/class/iscsi_endpoint")
-    return sorted(int(name[3:]) for name in names if name.startswith("ep-") and name[3:].isdigit())
+    found = names(f"{root}/class/iscsi_endpoint")
+    return sorted(int(name[3:]) for name in found if name.startswith("ep-") and name[3:].isdigit())
 
 
 def transport_handle(transport: str, root: str = "/sys") -> int | None:
@@ -370,12 +371,13 @@ def _lun(directory: str, name: str) -> LunView | None:
     state = _string(f"{directory}/{name}/state") if len(parts) == 4 else None
     if state is None or not all(part.isdigit() for part in parts):
         return None
-    blocks = _names(f"{directory}/{name}/block")
+    blocks = names(f"{directory}/{name}/block")
     host_no, channel, target_id, lun = (int(part) for part in parts)
     return LunView(host_no, channel, target_id, lun, state, blocks[0] if blocks else None, f"{directory}/{name}")
 
 
-def _names(path: str) -> list[str]:
+def names(path: str) -> list[str]:
+    """The names in a directory, sorted; none when it is absent."""
     try:
         return sorted(os.listdir(path))
     except OSError:

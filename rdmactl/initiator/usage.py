@@ -40,11 +40,11 @@ def _of_device(path: str, root: str, mounts: dict[str, str], swaps: set[str], le
         yield f"{name} is mounted on {mounts[number]}"
     if name in swaps:
         yield f"{name} is swap space"
-    for holder in _names(f"{path}/holders"):
+    for holder in sysfs.names(f"{path}/holders"):
         yield f"{name} is held by {_title(holder, root)}"
         if level < _LEVELS_MAX:
             yield from _of_device(f"{root}/class/block/{holder}", root, mounts, swaps, level + 1)
-    for part in _names(path):
+    for part in sysfs.names(path):
         if part.startswith(name) and os.path.exists(f"{path}/{part}/partition"):
             yield from _of_device(f"{path}/{part}", root, mounts, swaps, level)
 
@@ -74,12 +74,5 @@ def _lines(path: str) -> Iterable[str]:
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read().splitlines()
-    except OSError:
-        return []
-
-
-def _names(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path))
     except OSError:
         return []

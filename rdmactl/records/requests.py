@@ -108,6 +108,7 @@ def discovery_request(record: Mapping[str, str], initiator_name: str) -> Discove
         max_recv_data_segment_length=r.number(f"{prefix}.iscsi.MaxRecvDataSegmentLength"),
         netdev=r.text("iface.net_ifacename"),
         source_address=r.text("iface.ipaddress"),
+        hw_address=r.text("iface.hwaddress"),
         transport=transport,
     )
 
