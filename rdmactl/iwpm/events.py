@@ -17,7 +17,6 @@ __all__ = [
     "Datagram",
     "Door",
     "Input",
-    "KernelMessage",
     "KernelReply",
     "Level",
     "Notice",
@@ -31,6 +30,10 @@ __all__ = [
     "ToPeer",
     "Unreachable",
 ]
+
+
+_IWCM_TYPE = iwcm_type(0)
+_tuple = tuple.__new__  # cheaper than a named tuple's own constructor
 
 
 class Door(enum.Enum):
@@ -52,19 +55,17 @@ class Path(NamedTuple):
     ifindex: int = 0
 
 
-class KernelMessage(NamedTuple):
-    """A message from the netlink socket that nobody asked for. `sender` is its portid: 0 is the kernel."""
-
-    message: Message
-    sender: int
-
-
 class KernelReply(NamedTuple):
-    """NLMSG_DONE or NLMSG_ERROR for what was sent: operation, payload as sent, code (0 or -errno)."""
+    """NLMSG_DONE or NLMSG_ERROR for what was sent: operation, payload as sent, code (0 or -errno).
+
+    Success of an answer to the kernel need not be told. `asked_at` is when the request came that was answered, None if
+    that is not known, or if none was.
+    """
 
     op: int
     payload: bytes
     code: int
+    asked_at: float | None = None
 
 
 class Overrun(NamedTuple):
@@ -91,7 +92,8 @@ class Unreachable(NamedTuple):
     peer: SockAddr
 
 
-Input = KernelMessage | KernelReply | Overrun | Stalled | Datagram | Unreachable
+Input = Message | KernelReply | Overrun | Stalled | Datagram | Unreachable
+"""A Message is one of the kernel's own, that nobody asked for; other senders' are kept away (`netlink/channel.py`)."""
 
 
 class ToKernel(NamedTuple):
@@ -140,7 +142,7 @@ class Outbox:
 
     def kernel(self, op: int, payload: bytes, asked_at: float | None = None) -> None:
         """Queue a message to the kernel."""
-        self._items.append(ToKernel(iwcm_type(op), payload, asked_at))
+        self._items.append(_tuple(ToKernel, (_IWCM_TYPE | op, payload, asked_at)))
 
     def peer(self, data: bytes, path: Path) -> None:
         """Queue a datagram."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rdmactl.iwpm.events import Outbox
+from rdmactl.iwpm.events import KernelReply, Outbox
 from rdmactl.iwpm.states import HOLDING, LINK, LinkEvent, LinkState, advance
 from rdmactl.iwpm.stats import Stats
 from rdmactl.netlink.rdma import (
@@ -38,7 +38,6 @@ from rdmactl.netlink.rdma import (
     mapinfo_num_ack,
     mapinfo_request,
     reg_pid_reply,
-    seq_of,
 )
 
 __all__ = ["ANSWER_LIMIT_S", "KernelLink", "Report"]
@@ -99,6 +98,8 @@ class KernelLink:
 
     def __init__(self, outbox: Outbox, stats: Stats, on_report: Callable[[Report, float], int]) -> None:
         self.state = LinkState.IDLE
+        self.holding = LinkState.IDLE in HOLDING
+        """Whether requests must wait."""
         self.version = IWPM_ABI_VERSION
         self._outbox = outbox
         self._stats = stats
@@ -111,15 +112,9 @@ class KernelLink:
         self._rechecks = 0
         self._records: list[MapInfo] = []
         self._counted: int | None = None
-        self._asked: dict[int, float] = {}  # answers the kernel has not confirmed: seq to time of the request
         self._resends: list[_Resend] = []
         self._reg_pid_due = False  # REG_PID is the normal consequence of something we sent
         self._registered_at = float("-inf")
-
-    @property
-    def holding(self) -> bool:
-        """Whether requests must wait."""
-        return self.state in HOLDING
 
     @property
     def registered(self) -> bool:
@@ -142,7 +137,6 @@ class KernelLink:
             self.check(now)
             return
         self._stats.answers += 1
-        self._asked[seq] = asked_at
         self._outbox.kernel(op, payload, asked_at)
 
     def refuse(self, seq: int, code: int, asked_at: float, now: float) -> None:
@@ -199,16 +193,11 @@ class KernelLink:
         payload = reg_pid_reply(seq, request.ibdev_name, self.version)
         self.answer(RDMA_NL_IWPM_REG_PID, seq, payload, asked_at, now)
 
-    def overrun(self, now: float) -> None:
-        """Messages were lost, confirmations perhaps among them."""
-        self._asked.clear()
-        self.check(now)
-
-    def replied(self, op: int, payload: bytes, code: int, now: float) -> None:
+    def replied(self, reply: KernelReply, now: float) -> None:
         """The kernel's result for something sent."""
-        asked_at = self._asked.pop(seq_of(payload), None) if op in _ANSWERS else None
+        op, payload, code, asked_at = reply
         if code == _EBUSY and op in _ANSWERS and asked_at is None:
-            # An answer of unknown age, from before an overrun: it must not be sent again.
+            # An answer of unknown age must not be sent again.
             self._stats.too_late += 1
             self.check(now)
         elif code == _EBUSY or (code == _ENOBUFS and op in (RDMA_NL_IWPM_HELLO, RDMA_NL_IWPM_MAPINFO)):
@@ -246,7 +235,6 @@ class KernelLink:
         if resend.asked_at is None:
             self._outbox.kernel(resend.op, resend.payload)
         elif now - resend.asked_at <= ANSWER_LIMIT_S:
-            self._asked[seq_of(resend.payload)] = resend.asked_at
             self._outbox.kernel(resend.op, resend.payload, resend.asked_at)
         else:
             self._stats.too_late += 1
@@ -287,6 +275,7 @@ class KernelLink:
         """Advance, and do what entering a state asks for."""
         before = self.state
         self.state = after = advance(LINK, before, event)
+        self.holding = after in HOLDING
         if after in _REPORTING:
             if before in _REPORTING:
                 self._check_again |= event in (LinkEvent.CHECK, LinkEvent.GREETED)

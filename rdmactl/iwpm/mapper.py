@@ -18,7 +18,6 @@ from rdmactl.iwpm.active import ActiveSide, Outcome
 from rdmactl.iwpm.events import (
     Datagram,
     Input,
-    KernelMessage,
     KernelReply,
     Outbox,
     Output,
@@ -70,6 +69,7 @@ SHOWN = 5
 TOO_OLD_S = ANSWER_LIMIT_S - 1.0
 """After a stall this long, requests from the queue may be too old to be answered."""
 
+_REG_PID = iwcm_type(RDMA_NL_IWPM_REG_PID)
 _REFUSAL_CODES = {
     Refusal.DUPLICATE: IwpmErr.DUPLICATE_MAPPING,
     Refusal.NO_PORT: IwpmErr.CREATE_MAPPING,
@@ -102,7 +102,6 @@ class PortMapper:
             iwcm_type(RDMA_NL_IWPM_ADD_MAPPING): self._add_mapping,
             iwcm_type(RDMA_NL_IWPM_QUERY_MAPPING): self._query_mapping,
             iwcm_type(RDMA_NL_IWPM_REMOVE_MAPPING): self._remove_mapping,
-            iwcm_type(RDMA_NL_IWPM_REG_PID): self._reg_pid,
         }
         self._reports = {
             iwcm_type(RDMA_NL_IWPM_HELLO): self._hello,
@@ -129,8 +128,14 @@ class PortMapper:
 
     def receive(self, event: Input, now: float) -> None:
         """Something has happened."""
-        if isinstance(event, KernelMessage):
-            self._kernel_message(event, now)
+        if isinstance(event, Message):
+            serve = self._requests.get(event.type)
+            if serve is None:
+                self._other_message(event, now)
+            elif self.link.holding or self._fenced:
+                self._hold(event, now)
+            else:
+                self._serve(serve, event, now, now)
         elif isinstance(event, KernelReply):
             self._kernel_reply(event, now)
         elif isinstance(event, Datagram):
@@ -139,7 +144,7 @@ class PortMapper:
             self._unreachable(event, now)
         elif isinstance(event, Overrun):
             self.stats.overruns += 1
-            self.link.overrun(now)
+            self.link.check(now)
         else:
             self._stalled(event, now)
 
@@ -163,15 +168,14 @@ class PortMapper:
 
     # From the kernel.
 
-    def _kernel_message(self, event: KernelMessage, now: float) -> None:
-        message, sender = event
-        if sender != 0:
-            # Who has CAP_NET_ADMIN can send to us; an answer would carry a sequence number that is not ours to use.
-            self.stats.foreign += 1
-            return
-        serve = self._requests.get(message.type)
-        if serve is not None:
-            self._request(serve, message, now)
+    def _other_message(self, message: Message, now: float) -> None:
+        """Not a request for a mapping."""
+        if message.type == _REG_PID:
+            self.link.probe(now)
+            if self.link.holding or self._fenced:
+                self._hold(message, now)
+            else:
+                self._serve(self._reg_pid, message, now, now)
             return
         try:
             report = self._reports.get(message.type)
@@ -183,18 +187,15 @@ class PortMapper:
             self._malformed(error)
         self._release_held(now)
 
-    def _request(self, serve: Callable[[Message, float, float], None], message: Message, now: float) -> None:
+    def _hold(self, message: Message, now: float) -> None:
+        """A request that cannot be served now; or, after a stall that is over, can."""
         if self._fenced:
             if not self.link.settled:
                 self.stats.too_late += 1
                 return
             self._fenced = False
-        if message.type == iwcm_type(RDMA_NL_IWPM_REG_PID):
-            self.link.probe(now)
-        if self.link.holding:
-            self._held.append((message, now))
-        else:
-            self._serve(serve, message, now, now)
+        self._held.append((message, now))
+        self._release_held(now)
 
     def _serve(
         self, serve: Callable[[Message, float, float], None], message: Message, asked_at: float, now: float
@@ -212,7 +213,7 @@ class PortMapper:
             self.stats.too_late += 1
         while self._held and not self.link.holding:
             message, asked_at = self._held.popleft()
-            self._serve(self._requests[message.type], message, asked_at, now)
+            self._serve(self._requests.get(message.type, self._reg_pid), message, asked_at, now)
 
     def _malformed(self, error: KernelError) -> None:
         self.stats.kernel_malformed += 1
@@ -269,7 +270,7 @@ class PortMapper:
         self.link.counted(message.seq, parse_mapinfo_num(message.payload))
 
     def _kernel_reply(self, event: KernelReply, now: float) -> None:
-        self.link.replied(event.op, event.payload, event.code, now)
+        self.link.replied(event, now)
         self._release_held(now)
 
     def _stalled(self, event: Stalled, now: float) -> None:

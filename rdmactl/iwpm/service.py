@@ -20,7 +20,6 @@ from rdmactl.iwpm.conf import MapperConfig
 from rdmactl.iwpm.events import (
     Datagram,
     Input,
-    KernelMessage,
     KernelReply,
     Level,
     Notice,
@@ -163,7 +162,7 @@ class PortMapperService:
             self._notice_stall(now)
             self._carry_out()
             self._lease.tidy(self._mapper.table)
-            self._watch.look(self._mapper.stats.counters(), now)
+            self._watch.look(self._counters(), now)
 
     # What others ask, in this lane.
 
@@ -188,9 +187,15 @@ class PortMapperService:
             claims=self._keeper.held,
             queries_open=queries,
             offers_open=offers,
-            counters=mapper.stats.counters(),
+            counters=self._counters(),
             answer_times=list(zip(bounds, mapper.stats.answer_times.counts, strict=True)),
         )
+
+    def _counters(self) -> dict[str, int]:
+        stats = self._mapper.stats
+        if self._channel is not None:
+            stats.foreign = self._channel.counters.foreign  # the channel keeps them away from the engine
+        return stats.counters()
 
     # From the channel (`ports.ChannelHandler`).
 
@@ -198,13 +203,14 @@ class PortMapperService:
         """A message of the kernel."""
         if now - self._alive_at > STALL_S:
             self._notice_stall(now)
-        self._mapper.receive(KernelMessage(received.message, received.sender), now)
+        self._mapper.receive(received.message, now)
         self._carry_out()
 
     def replied(self, reply: Reply, now: float) -> None:
         """The kernel's result for something sent."""
         request = reply.request
-        self._mapper.receive(KernelReply(op_of(request.type), request.payload, reply.code), now)
+        asked_at = reply.context if isinstance(reply.context, float) else None
+        self._mapper.receive(KernelReply(op_of(request.type), request.payload, reply.code, asked_at), now)
         self._carry_out()
 
     def overrun(self, now: float) -> None:
@@ -276,10 +282,10 @@ class PortMapperService:
             raise LocalError("the port mapper has not been started")
         type_, payload, asked_at = output
         try:
-            channel.send(type_, payload)
+            channel.send(type_, payload, only_failure=asked_at is not None, context=asked_at)
         except KernelError as error:
             code = errno.EBUSY if error.errno in _NOT_PROCESSED else error.errno
-            self._mapper.receive(KernelReply(op_of(type_), payload, -code), lane.now())
+            self._mapper.receive(KernelReply(op_of(type_), payload, -code, asked_at), lane.now())
             return
         if asked_at is not None:
             self._mapper.stats.answer_times.add(lane.now() - asked_at)

@@ -103,9 +103,10 @@ class Mapping:
     `refs` counts the kernel's ids; `touched` is the last time one was added or answered.
     """
 
-    __slots__ = ("claim", "claimed", "created", "kind", "local", "mapped", "refs", "touched")
+    __slots__ = ("claim", "claimed", "created", "key", "kind", "local", "mapped", "refs", "touched")
 
     def __init__(self, local: SockAddr, mapped: SockAddr, kind: Kind, claim: Claim | None, now: float) -> None:
+        self.key = key_of(local)
         self.local = local
         self.mapped = mapped
         self.kind = kind
@@ -115,14 +116,10 @@ class Mapping:
         self.created = now
         self.touched = now
 
-    @property
-    def key(self) -> MappingKey:
-        return key_of(self.local)
-
 
 def key_of(address: SockAddr) -> MappingKey:
     """The key of a local address."""
-    return MappingKey(address.family, address.port, address.address)
+    return tuple.__new__(MappingKey, address[:3])
 
 
 class MappingTable:

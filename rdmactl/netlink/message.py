@@ -8,7 +8,6 @@ Defined by include/uapi/linux/netlink.h.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
 __all__ = [
@@ -50,9 +49,10 @@ NLM_F_DUMP = 0x300
 
 HEADER = struct.Struct("=IHHII")  # nlmsg_len, nlmsg_type, nlmsg_flags, nlmsg_seq, nlmsg_pid
 _HEADER_BYTES = HEADER.size
-_tuple = tuple.__new__
 _ATTRIBUTE = struct.Struct("=HH")  # nla_len (header included, padding not), nla_type
+_unpack_attribute = _ATTRIBUTE.unpack_from
 _CODE = struct.Struct("=i")
+_tuple = tuple.__new__
 _NLA_TYPE_MASK = 0x3FFF  # the two top bits are NLA_F_NESTED and NLA_F_NET_BYTEORDER
 
 
@@ -99,15 +99,17 @@ def attribute(type: int, value: bytes) -> bytes:
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), type) + value + bytes(-len(value) & 3)
 
 
-def attributes(payload: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+def attributes(payload: bytes, offset: int = 0) -> list[tuple[int, bytes]]:
     """(type, value) of each nlattr from `offset` on; ends, as the kernel's walk does, at one that does not fit."""
+    found = []
     end = len(payload)
-    while end - offset >= _ATTRIBUTE.size:
-        length, type_ = _ATTRIBUTE.unpack_from(payload, offset)
-        if length < _ATTRIBUTE.size or length > end - offset:
-            return
-        yield type_ & _NLA_TYPE_MASK, payload[offset + _ATTRIBUTE.size : offset + length]
-        offset += align4(length)
+    while end - offset >= 4:
+        length, type_ = _unpack_attribute(payload, offset)
+        if length < 4 or length > end - offset:
+            break
+        found.append((type_ & _NLA_TYPE_MASK, payload[offset + 4 : offset + length]))
+        offset += (length + 3) & ~3
+    return found
 
 
 def reply_code(message: Message) -> int | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
+from rdmactl.netlink.counters import Counters
 from rdmactl.netlink.message import Message
 
 __all__ = [
@@ -91,10 +92,23 @@ class Channel(Protocol):
     @property
     def portid(self) -> int: ...
 
-    def send(self, type: int, payload: bytes, *, flags: int = 1, seq: int | None = None) -> int:
+    @property
+    def counters(self) -> Counters: ...
+
+    def send(
+        self,
+        type: int,
+        payload: bytes,
+        *,
+        flags: int = 1,
+        seq: int | None = None,
+        only_failure: bool = False,
+        context: object = None,
+    ) -> int:
         """Send one message to the kernel; returns its nlmsg_seq. nlmsg_pid is always the channel's own portid.
 
-        The answers are drained before this returns to the loop. Raises KernelError when the kernel refuses.
+        The answers are drained before this returns to the loop. With `only_failure` success is not told to `replied`;
+        `context` is handed back with what is. Raises KernelError when the kernel refuses.
         """
 
     def close(self) -> None: ...

@@ -92,6 +92,7 @@ _IWCM_TYPE = RDMA_NL_IWCM << _CLIENT_SHIFT
 _U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _EBADMSG = 74
+_tuple = tuple.__new__  # cheaper than a named tuple's own constructor
 
 _U16_ATTRIBUTE = struct.Struct("=HHH2x")  # nla_len, nla_type, value, padding
 _U32_ATTRIBUTE = struct.Struct("=HHI")
@@ -176,7 +177,7 @@ def parse_add_mapping(payload: bytes, version: int) -> AddMapping:
     """MAPPING_SEQ, ADDR, and with ABI version 4 FLAGS."""
     with_flags = version >= IWPM_ABI_VERSION
     found = _collect(payload, "ADD_MAPPING", 3 if with_flags else 2)
-    return AddMapping(_address(found[2], "ADDR"), _u32(found[3], "FLAGS") if with_flags else 0)
+    return _tuple(AddMapping, (_address(found[2], "ADDR"), _u32(found[3], "FLAGS") if with_flags else 0))
 
 
 def parse_query_mapping(payload: bytes, version: int) -> QueryMapping:
@@ -220,7 +221,7 @@ def _collect(payload: bytes, message: str, last: int, *, has_seq: bool = True) -
     for type_ in range(1, last + 1):
         if type_ not in found:
             raise _malformed(message, f"attribute {type_} is missing")
-    if has_seq and len(found[1]) < _U32.size:
+    if has_seq and len(found[1]) < 4:
         raise _malformed(message, "the sequence attribute is too short")
     return found
 
@@ -230,7 +231,7 @@ def _malformed(message: str, what: str) -> KernelError:
 
 
 def _u32(value: bytes, name: str) -> int:
-    if len(value) < _U32.size:
+    if len(value) < 4:
         raise KernelError(name, _EBADMSG, f"attribute {name} is too short")
     number: int = _U32.unpack_from(value)[0]
     return number

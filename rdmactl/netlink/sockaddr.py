@@ -26,6 +26,7 @@ _IN6_HEAD = _FAMILY.pack(AF_INET6)
 _IN_PACK = struct.Struct("!2sH4s120x")
 _IN6_PACK = struct.Struct("!2sHI16s4s100x")
 _WILDCARDS = {AF_INET: bytes(4), AF_INET6: bytes(16)}
+_tuple = tuple.__new__  # cheaper than a named tuple's own constructor: this runs for every message of the kernel
 _V4_MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -46,7 +47,7 @@ class SockAddr(NamedTuple):
         head = storage[:2]
         if head == _IN_HEAD:
             port, address = _IN.unpack_from(storage)
-            return cls(AF_INET, port, address)
+            return _tuple(cls, (AF_INET, port, address, 0))
         if head == _IN6_HEAD:
             port, _, address = _IN6.unpack_from(storage)
             return cls(AF_INET6, port, address, _SCOPE.unpack_from(storage, _SCOPE_OFFSET)[0])
@@ -90,7 +91,8 @@ class SockAddr(NamedTuple):
 
     def with_port(self, port: int) -> SockAddr:
         """The same address with another port."""
-        return SockAddr(self.family, port, self.address, self.scope_id)
+        family, _, address, scope_id = self
+        return _tuple(SockAddr, (family, port, address, scope_id))
 
     def as_v4_mapped(self) -> SockAddr:
         """An IPv4 address as IPv6 sockets see it (::ffff:a.b.c.d); an IPv6 address unchanged."""

@@ -10,7 +10,6 @@ from itertools import count
 from rdmactl.iwpm.events import (
     Datagram,
     Door,
-    KernelMessage,
     KernelReply,
     Notice,
     Output,
@@ -152,17 +151,18 @@ class Bench:
             elif isinstance(output, Ready):
                 self.ready += 1
 
-    def kernel_says(self, datagram: bytes, sender: int = 0) -> None:
+    def kernel_says(self, datagram: bytes) -> None:
         for message in split(datagram):
-            self.mapper.receive(KernelMessage(message, sender), self.now)
+            self.mapper.receive(message, self.now)
         self._collect()
 
     def reply(self, op: int, code: int = 0, payload: bytes | None = None) -> None:
-        """The kernel's result for the newest message with this operation."""
+        """The kernel's result for the newest message with this operation; with `payload` given, of unknown age."""
+        asked_at = None
         if payload is None:
             sent = [item for item in self.order if isinstance(item, ToKernel) and op_of(item.type) == op]
-            payload = sent[-1].payload if sent else b""
-        self.mapper.receive(KernelReply(op, payload, code), self.now)
+            payload, asked_at = (sent[-1].payload, sent[-1].asked_at) if sent else (b"", None)
+        self.mapper.receive(KernelReply(op, payload, code, asked_at), self.now)
         self._collect()
 
     def overrun(self) -> None:

@@ -17,6 +17,7 @@ from rdmactl.iwpm.claims import ClaimKeeper
 from rdmactl.iwpm.service import PortMapperService
 from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.sockaddr import SockAddr
+from tests.fake import iwcm_messages as say
 from tests.fake.iw_cm import CmId, FakeIwCm
 from tests.scenarios.iwpm import SCENARIOS, Scenario
 
@@ -216,6 +217,18 @@ def test_a_foreign_port_mapper_is_overcome() -> None:
         world.kernel.pid, world.kernel.registration = 77, "incompl"
         assert world.listen(f"{HOST}:7175").cm_id.mapped.port != 7175
         assert world.kernel.pid != 77
+
+
+def test_n40_only_the_kernel_is_served() -> None:
+    """N40, better than rdma-core: an answer to anybody else would carry a sequence number of the kernel's."""
+    with running() as world:
+        (sock,) = world.kernel.sockets
+        sent = len(world.kernel.sent)
+        assert sock.deliver(say.add_mapping(5, SockAddr.parse(f"{HOST}:8000"), 0), sender=4711)
+        world.listen(f"{HOST}:7174")  # answered after what came before it
+        status = world.ask(lambda service: service.status())
+        assert (status.mappings, status.counters["foreign"]) == (1, 1)
+        assert len(world.kernel.sent) == sent + 2  # REG_PID and ADD_MAPPING
 
 
 def test_iw_cm_is_reloaded() -> None:

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from rdmactl.iwpm.events import (
     Datagram,
     Door,
-    KernelMessage,
     KernelReply,
     Overrun,
     Path,
@@ -94,7 +93,7 @@ class World:
 
     def kernel(self, datagram: bytes) -> None:
         for message in split(datagram):
-            self.mapper.receive(KernelMessage(message, 0), self.now)
+            self.mapper.receive(message, self.now)
         self.collect()
 
     def request(self, build) -> None:  # type: ignore[no-untyped-def]
@@ -112,7 +111,7 @@ class World:
                 seq = int.from_bytes(dict(attributes(output.payload))[1], "little")
                 if seq in self.answered:
                     self.answered[seq] -= 1
-            self.mapper.receive(KernelReply(op, output.payload, code), self.now)
+            self.mapper.receive(KernelReply(op, output.payload, code, output.asked_at), self.now)
             self.collect()
 
     def sleep(self, seconds: float) -> None:
@@ -206,7 +205,7 @@ def step(world: World, kind: str, value) -> None:  # type: ignore[no-untyped-def
     elif kind == "garbage":
         op, payload = value
         # Sequence number 0 is nobody's: it may be refused, but never be answered.
-        world.mapper.receive(KernelMessage(Message(iwcm_type(op), 1, 0, 0, payload), 0), world.now)
+        world.mapper.receive(Message(iwcm_type(op), 1, 0, 0, payload), world.now)
         world.collect()
     elif kind == "unreachable" and world.datagrams:
         data = world.datagrams[value[0] % len(world.datagrams)]
@@ -259,5 +258,5 @@ def test_any_message_of_the_kernel(op: int, payload: bytes, serving: bool) -> No
         world.kernel(say.hello(1, 4))
         world.mapper.receive(KernelReply(MAPINFO, b"", 0), world.now)
         world.collect()
-    world.mapper.receive(KernelMessage(Message(iwcm_type(op), 1, 0, 0, payload), 0), world.now)
+    world.mapper.receive(Message(iwcm_type(op), 1, 0, 0, payload), world.now)
     world.collect()

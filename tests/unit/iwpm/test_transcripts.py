@@ -15,7 +15,7 @@ from pathlib import Path as FilePath
 
 import pytest
 
-from rdmactl.iwpm.events import Datagram, Door, KernelMessage, KernelReply, Output, Path, ToKernel, ToPeer
+from rdmactl.iwpm.events import Datagram, Door, KernelReply, Output, Path, ToKernel, ToPeer
 from rdmactl.iwpm.mapper import PortMapper
 from rdmactl.iwpm.wire import parse
 from rdmactl.netlink.message import NLMSG_DONE, NLMSG_ERROR, reply_code, split
@@ -129,7 +129,7 @@ class Replay:
                     op, payload = self.sent[message.seq]
                     self.mapper.receive(KernelReply(op, payload, code), self.now)
             else:
-                self.mapper.receive(KernelMessage(message, 0), self.now)
+                self.mapper.receive(message, self.now)
         self.outputs += self.mapper.take_output()
 
     def udp_in(self, data: bytes, note: str) -> None:
