@@ -34,6 +34,8 @@ __all__ = ["EXIT_FAILED", "Program", "run"]
 _log = logging.getLogger("rdmactl.daemon")
 
 EXIT_FAILED = 1
+# As LimitNOFILE= of the units.
+_DESCRIPTORS = 102400
 TRACE_VARIABLE = "RDMACTL_TRACE"
 # A service thread starts in milliseconds; only a machine that does not schedule us at all takes this long.
 _START_S = 30.0
@@ -84,8 +86,15 @@ def _claimed(roles: Mapping[str, object]) -> Iterator[list[RoleLock]]:
 
 
 def _raise_descriptor_limit() -> None:
-    """Each mapped port is a descriptor; the soft limit of 1024 exists for programs that use select(2)."""
+    """Each mapped port is a descriptor; the soft limit of 1024 exists for programs that use select(2).
+
+    Without systemd the hard limit is often 4096; raising it needs CAP_SYS_RESOURCE.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < _DESCRIPTORS:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (_DESCRIPTORS, _DESCRIPTORS))
+            return
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

@@ -19,6 +19,7 @@ is in the vault before anybody is told of it, several in one datagram.
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Set as AbstractSet
 
@@ -35,6 +36,10 @@ SPARE = 16
 
 REFILL = 8
 """How many are claimed in one go: tens of microseconds, in a gap between messages."""
+
+
+RESERVED = 64
+"""Descriptors never used for ports: without any left this process could not even be asked what is wrong."""
 
 
 class ClaimKeeper:
@@ -92,6 +97,7 @@ class ClaimLease:
         self._journal = journal
         self._spare: dict[int, list[tuple[int, int]]] = {}  # by family: (port, descriptor)
         self._ended = False
+        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def end(self) -> None:
         """From now on nothing is claimed or released here."""
@@ -112,13 +118,17 @@ class ClaimLease:
         else:
             found = spare.pop() if spare else None
         if found is None:
-            found = _bind(family, port)
+            found = self._bind(family, port)
             if found is None:
                 return None
             self._vaults.keep({Claim(family, found[0]): found[1]})
         bound, descriptor = found
         self._sockets[Claim(family, bound)] = descriptor
         return bound
+
+    def _bind(self, family: int, port: int) -> tuple[int, int] | None:
+        spares = sum(map(len, self._spare.values()))
+        return _bind(family, port) if len(self._sockets) + spares + RESERVED < self._limit else None
 
     def release(self, claim: Claim) -> None:
         """See `table.PortClaims.release`. Other holders of the socket are told by the next `flush`."""
@@ -139,7 +149,7 @@ class ClaimLease:
             return
         for family, spare in self._spare.items():
             if len(spare) <= SPARE - REFILL:
-                new = [found for found in (_bind(family, 0) for _ in range(REFILL)) if found is not None]
+                new = [found for found in (self._bind(family, 0) for _ in range(REFILL)) if found is not None]
                 self._vaults.keep({Claim(family, port): descriptor for port, descriptor in new})
                 spare[:0] = new
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 
 from rdmactl.errors import LocalError
-from rdmactl.netlink.message import NETLINK_RDMA
+from rdmactl.netlink.message import NETLINK_KOBJECT_UEVENT, NETLINK_RDMA, NETLINK_ROUTE
 from rdmactl.netlink.ports import ChannelSpec
 
 __all__ = ["Claim", "Registry"]
 
 _Key = tuple[int, str, int]
 _EVERY_CLIENT = -1
+# Their groups tell of the host's network and devices, which is everybody's business; nobody answers there.
+_SHARED = (NETLINK_ROUTE, NETLINK_KOBJECT_UEVENT)
 
 
 class Claim:
@@ -53,7 +55,7 @@ class Registry:
 
 
 def _keys(spec: ChannelSpec) -> frozenset[_Key]:
-    keys = {(spec.family, "group", group) for group in spec.groups}
+    keys: set[_Key] = set() if spec.family in _SHARED else {(spec.family, "group", group) for group in spec.groups}
     if spec.family == NETLINK_RDMA:
         keys.update((spec.family, "client", client) for client in spec.clients or (_EVERY_CLIENT,))
     return frozenset(keys)

@@ -74,3 +74,9 @@ def test_counters_add_up_field_by_field() -> None:
     total.add(Counters(messages=10, late=3))
     assert total == Counters(messages=11, overruns=2, late=3)
     assert total.as_dict()["messages"] == 11
+
+
+def test_events_of_the_host_are_for_everybody() -> None:
+    registry = Registry()
+    for owner in ("iwpm", "initiator"):
+        registry.claim(owner, ChannelSpec(NETLINK_ROUTE, groups=(1, 5)))
