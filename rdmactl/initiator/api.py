@@ -15,7 +15,9 @@ __all__ = [
     "ChapSettings",
     "DiscoveredTarget",
     "DiscoveryRequest",
+    "HistoryMoment",
     "LoginRequest",
+    "SessionHistory",
     "SessionSettings",
     "SessionStatus",
 ]
@@ -144,3 +146,26 @@ class SessionStatus:
     attempts: int  # to bring it back, since it was up
     recoveries: int  # how often it came back
     last_error: str
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryMoment:
+    """A change in a session's life. `at_s`: seconds since 1970; `attempts`: to bring it back, before this."""
+
+    at_s: float
+    state: str
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionHistory:
+    """The timeline of a session, oldest first; `ended_s` is None while it lives."""
+
+    sid: int
+    target: str
+    portal: Portal
+    iface_name: str
+    transport: str
+    moments: tuple[HistoryMoment, ...]
+    ended_s: float | None

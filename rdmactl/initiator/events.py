@@ -48,6 +48,7 @@ class Inbox:
         self.destroyed = asyncio.Event()
         self.settled = asyncio.Event()  # its login or logout is over, well or not
         self._items: deque[Item] = deque(maxlen=_INBOX_LIMIT)
+        self._hints: deque[str] = deque(maxlen=1)
         self._arrived = asyncio.Event()
 
     def put(self, item: Item) -> None:
@@ -64,6 +65,29 @@ class Inbox:
         """Forget PDUs and errors; they are of a connection that is no more."""
         self._items.clear()
         self._arrived.clear()
+
+    def hint(self, text: str) -> None:
+        """Something outside of the session that makes another attempt promising."""
+        self._hints.append(text)
+        self._arrived.set()
+
+    async def anything(self) -> None:
+        """Return when there is something to take."""
+        while not self._items and not self._hints:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    def take(self) -> list[Item]:
+        """What has happened, in the order of the wire."""
+        items = list(self._items)
+        self._items.clear()
+        return items
+
+    def take_hints(self) -> list[str]:
+        """The latest hint, if there is one nobody has taken."""
+        hints = list(self._hints)
+        self._hints.clear()
+        return hints
 
     async def next(self) -> Item:
         """The next PDU, error or end, in the order of the wire. Bound it with a time-out where an answer is awaited."""

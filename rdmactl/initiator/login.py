@@ -10,6 +10,9 @@ An attempt has one deadline for everything up to START_CONN. Whatever fails, and
 made is unmade: no session, no host, no endpoint, no socket is left. Two things make that certain: requests that make an
 object are awaited to their end (`tasks.py`), and a removal runs to its end even if nobody waits for it.
 
+Many at once: connections are made side by side, for a silent portal costs nobody but its own session; what comes after
+(kernel objects, PDUs) has a cap, so that a thousand logins do not starve each other of their deadlines.
+
 Not here: when to try again (`service.py`, `recovery.py`), PDUs (`rdmactl.iscsi.login`), LUNs (`scan.py`).
 """
 
@@ -20,13 +23,14 @@ import contextlib
 import logging
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from rdmactl.errors import KernelError, RdmactlError
 from rdmactl.initiator import params, sysfs
 from rdmactl.initiator.api import LoginRequest
+from rdmactl.initiator.breaker import Breakers
 from rdmactl.initiator.connect import TcpOptions, bound_device, resolve, tcp_connect
 from rdmactl.initiator.events import Inbox, Inboxes
 from rdmactl.initiator.failures import TryAgain, as_failure
@@ -59,6 +63,8 @@ log = logging.getLogger(__name__)
 _DESTROY_S = 60.0
 _HOST_GONE_S = 5.0
 _LAST_WORDS_S = 0.1
+_CONNECTS_AT_ONCE = 512  # descriptors, and SYNs in one burst
+_LOGINS_AT_ONCE = 32  # the kernel serialises them anyway: this hides the targets' round trips
 _LEAST_S = 0.1  # for a login whose connection came at the last moment
 
 
@@ -86,22 +92,59 @@ class Logins:
         kernel: Kernel,
         inboxes: Inboxes,
         tasks: Tasks,
+        breakers: Breakers,
         *,
         root: str = "/sys",
+        portal_back: Callable[[Portal], None] = lambda portal: None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._lane = lane
         self._kernel = kernel
         self._inboxes = inboxes
         self._tasks = tasks
+        self._breakers = breakers
+        self._portal_back = portal_back
+        self._connecting = asyncio.Semaphore(_CONNECTS_AT_ONCE)
+        self._working = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._root = root
         self._random_bytes = random_bytes
         self._challenges = ChallengeBook()
 
     async def first(self, request: LoginRequest, handle: int, attempt_s: float) -> Session:
         """A new session, logged in. TryAgain or IscsiFailure; nothing is left behind then."""
-        deadline = self._lane.now() + attempt_s
-        link = await self._connect(request, request.portal, handle, deadline)
+        link, left_s = await self._reach(request, handle, attempt_s)
+        async with self._turn(link, handle):
+            return await self._make(request, handle, link, self._lane.now() + left_s)
+
+    async def _reach(self, request: LoginRequest, handle: int, attempt_s: float) -> tuple[_Link, float]:
+        """Connect; and what is left of the attempt's time. The portal's breaker learns how it went."""
+        portal = request.portal
+        async with self._connecting:
+            deadline = self._lane.now() + attempt_s
+            try:
+                link = await self._connect(request, portal, handle, deadline)
+            except TryAgain:
+                self._breakers.failed(portal, self._lane.now())
+                raise
+        if self._breakers.succeeded(portal):
+            self._portal_back(portal)
+        return link, max(_LEAST_S, deadline - self._lane.now())
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, link: _Link, handle: int) -> AsyncIterator[None]:
+        """Wait until not too many logins are at work. When the caller goes away meanwhile the connection is, too."""
+        try:
+            await self._working.acquire()
+        except BaseException:
+            await self._tasks.complete(self._drop(link, handle))
+            raise
+        try:
+            yield
+        finally:
+            self._working.release()
+
+    async def _make(self, request: LoginRequest, handle: int, link: _Link, deadline: float) -> Session:
+        """The kernel's objects for a connection that stands, and the login."""
         try:
             made = await self._create(request, handle, link)
         except BaseException as error:
@@ -120,13 +163,13 @@ class Logins:
 
     async def again(self, session: Session, attempt_s: float) -> None:
         """Log a session in on a new connection; its old one is released already. On failure the new one is, too."""
-        deadline = self._lane.now() + attempt_s
-        link = await self._connect(session.request, session.request.portal, session.kernel.handle, deadline)
-        try:
-            await self._log_in(session, link, deadline)
-        except BaseException as error:
-            await self._tasks.complete(self.release(session))
-            raise _told(error, session.request) from error
+        link, left_s = await self._reach(session.request, session.kernel.handle, attempt_s)
+        async with self._turn(link, session.kernel.handle):
+            try:
+                await self._log_in(session, link, self._lane.now() + left_s)
+            except BaseException as error:
+                await self._tasks.complete(self.release(session))
+                raise _told(error, session.request) from error
 
     async def release(self, session: Session) -> None:
         """Take a session's connection away and keep its commands for the next; no event of the old one is left."""

@@ -16,25 +16,39 @@ import asyncio
 import contextlib
 import logging
 import random
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator import modules, params, scan, sysfs
 from rdmactl.initiator.adoption import Adoption, judge, maker_lives
-from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest, LoginRequest, SessionStatus
+from rdmactl.initiator.api import (
+    DiscoveredTarget,
+    DiscoveryRequest,
+    HistoryMoment,
+    LoginRequest,
+    SessionHistory,
+    SessionStatus,
+)
+from rdmactl.initiator.breaker import Breakers
 from rdmactl.initiator.discovery import Discoveries
 from rdmactl.initiator.events import EVENTS, Inboxes
 from rdmactl.initiator.failures import TryAgain, as_failure
 from rdmactl.initiator.kernel import Kernel, KernelSession
 from rdmactl.initiator.login import Logins
 from rdmactl.initiator.logout import log_out
+from rdmactl.initiator.paths import PATHS, Paths
 from rdmactl.initiator.recovery import Keeper, pauses
+from rdmactl.initiator.runtime import RuntimeRecords
 from rdmactl.initiator.session import Phase, Session
+from rdmactl.initiator.sysfs import SessionView
 from rdmactl.initiator.tasks import Tasks
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.iscsi import NETLINK_ISCSI, ConnError, SessionDestroyed
 from rdmactl.netlink.iscsi_stats import Statistics
-from rdmactl.netlink.ports import ChannelSpec, Lane
+from rdmactl.netlink.ports import Channel, ChannelSpec, Lane
 
 __all__ = ["InitiatorService"]
 
@@ -50,14 +64,27 @@ _DEFAULT_TOTAL_S = 120.0  # of a first login when the record sets no limit
 _UNWELCOME_LIMIT = 3  # connections ended upon our CHAP response: no longer a coincidence
 _CLEAN_UP_S = 5.0
 _STATISTICS_S = 5.0
+_PAST_MAX = 256  # ended sessions whose timelines are still told
 _LOST = 1011  # ISCSI_ERR_CONN_FAILED
 
 
 class InitiatorService:
     """One instance per life of the service (`ports.Service`). `root` is where sysfs is."""
 
-    def __init__(self, root: str = "/sys", *, ready_transport: Callable[[str, str], int] | None = None) -> None:
+    def __init__(
+        self,
+        root: str = "/sys",
+        *,
+        runtime: str | None = None,
+        settings_of: Callable[[SessionView], LoginRequest | None] = lambda view: None,
+        ready_transport: Callable[[str, str], int] | None = None,
+    ) -> None:
+        """`runtime`: directory of what outlives the daemon, None: nothing does. `settings_of`: from the records."""
         self._root = root
+        self._runtime = None if runtime is None else RuntimeRecords(runtime)
+        self._settings_of = settings_of
+        self._breakers = Breakers()
+        self._past: deque[SessionHistory] = deque(maxlen=_PAST_MAX)
         self._ready_transport = ready_transport or modules.transport_ready
         self._sessions: dict[int, Session] = {}
         self._under_way: list[LoginRequest] = []
@@ -73,11 +100,21 @@ class InitiatorService:
         lane_events = lane.open(EVENTS, self._inboxes)
         requests = lane.open_requests(_REQUESTS)
         self._kernel = Kernel(requests, self._root)
-        self._logins = Logins(lane, self._kernel, self._inboxes, self._tasks, root=self._root)
-        self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._root)
+        self._logins = Logins(
+            lane,
+            self._kernel,
+            self._inboxes,
+            self._tasks,
+            self._breakers,
+            root=self._root,
+            portal_back=self._portal_back,
+        )
+        self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._breakers, self._root)
         self._discoveries = Discoveries(lane)
+        paths: Channel | None = None
         try:
             self._adopt()
+            paths = self._watch_paths()
             lane.ready()
             while True:
                 await self._overrun.wait()
@@ -88,6 +125,8 @@ class InitiatorService:
             await self._wind_up()
             requests.close()
             lane_events.close()
+            if paths is not None:
+                paths.close()
 
     # ---------------------------------------------------------------- what callers ask
 
@@ -102,7 +141,9 @@ class InitiatorService:
                 lambda: self._ready_transport(request.transport, self._root), deadline_s=_MODULES_S
             )
             session = await self._first_login(request, handle)
-            self._supervise(session)
+            self._supervise(session, "logged in")
+        if self._runtime is not None:
+            self._runtime.save(session.sid, request)
         log.info("%s: logged in", session)
         if request.settings.scan == "auto":
             await self._scan(session)
@@ -154,13 +195,26 @@ class InitiatorService:
             for s in self._sessions.values()
         ]
 
+    def history(self) -> list[SessionHistory]:
+        """The timelines of the sessions looked after, and of the last ones that have ended."""
+        return [*self._past, *(_history(session, None) for session in self._sessions.values())]
+
     async def _log_out(self, session: Session) -> None:
         try:
             await self._unsupervised(session)
+            session.phase = Phase.LOGOUT
+            session.note(time.time(), "somebody asked for it")
             await log_out(self._logins, self._kernel, session, self._root)
         finally:
-            self._sessions.pop(session.sid, None)
-            self._inboxes.close(session.sid)
+            self._forget(session)
+
+    def _forget(self, session: Session) -> None:
+        """It is gone, or will not be looked after any more."""
+        self._inboxes.close(session.sid)
+        if self._sessions.pop(session.sid, None) is not None:
+            self._past.append(_history(session, time.time()))
+        if self._runtime is not None and session.inbox.destroyed.is_set():
+            self._runtime.forget(session.sid)
 
     # ---------------------------------------------------------------- first login
 
@@ -217,16 +271,25 @@ class InitiatorService:
             try:
                 return await self._logins.first(request, handle, min(settings.login_timeout_s or left_s, left_s))
             except TryAgain as failure:
-                pause_s = next(spacing)
                 unwelcome += failure.err is IscsiErr.LOGIN_AUTH_FAILED
-                if self._lane.now() + pause_s - begin >= total_s or unwelcome >= _UNWELCOME_LIMIT:
+                if attempts == 1:
+                    log.info("%s: %s; trying for up to %.0f s", request, failure, total_s)
+                again = unwelcome < _UNWELCOME_LIMIT
+                if not (again and await self._pause(request.portal, next(spacing), begin + total_s)):
                     tries = f"{attempts} attempts" if attempts > 1 else "1 attempt"
                     text = f"{failure.message} ({tries} in {self._lane.now() - begin:.1f} s)"
                     err = IscsiErr.LOGIN_AUTH_FAILED if unwelcome == attempts else IscsiErr.TRANS_TIMEOUT
                     raise IscsiFailure(err, text, hint=failure.hint) from failure
-                if attempts == 1:
-                    log.info("%s: %s; trying for up to %.0f s", request, failure, total_s)
+
+    async def _pause(self, portal: Portal, pause_s: float, end: float) -> bool:
+        """Before another attempt; False when there is no time for one. A portal that is out gets one at a time."""
+        while True:
+            if self._lane.now() + pause_s >= end:
+                return False
             await asyncio.sleep(pause_s)
+            pause_s = min(self._breakers.admit(portal, self._lane.now()), _LONGEST_PAUSE_S)
+            if pause_s == 0:
+                return True
 
     async def _scan(self, session: Session) -> None:
         """The session is up whatever becomes of this: what is missing is logged."""
@@ -242,8 +305,9 @@ class InitiatorService:
 
     # ---------------------------------------------------------------- supervision
 
-    def _supervise(self, session: Session, *, lost: bool = False) -> None:
+    def _supervise(self, session: Session, how: str, *, lost: bool = False) -> None:
         session.phase = Phase.RECOVERY if lost else Phase.UP
+        session.note(time.time(), how)
         session.inbox.settled.set()
         self._sessions[session.sid] = session
         session.task = self._tasks.spawn(self._keep(session, lost), f"session {session.sid}")
@@ -251,8 +315,25 @@ class InitiatorService:
     async def _keep(self, session: Session, lost: bool) -> None:
         await self._keeper.keep(session, lost=lost)
         if session.inbox.destroyed.is_set():
-            self._sessions.pop(session.sid, None)
-            self._inboxes.close(session.sid)
+            self._forget(session)
+
+    def _watch_paths(self) -> Channel | None:
+        """Recovery works without, only later: every link that comes back is then found by an attempt."""
+        try:
+            return self._lane.open(PATHS, Paths(self._path_opened))
+        except RdmactlError as error:
+            log.warning("changes of links, addresses and routes are not seen: %s", error)
+            return None
+
+    def _path_opened(self, what: str) -> None:
+        for session in self._sessions.values():
+            if session.phase is Phase.RECOVERY:
+                session.inbox.hint(what)
+
+    def _portal_back(self, portal: Portal) -> None:
+        for session in self._sessions.values():
+            if session.phase is Phase.RECOVERY and session.request.portal == portal:
+                session.inbox.hint("its portal answers again")
 
     async def _unsupervised(self, session: Session) -> None:
         """End the supervision, and wait until it has put away what it was doing."""
@@ -262,16 +343,24 @@ class InitiatorService:
 
     def _adopt(self) -> None:
         """The event channel is open already, so that nothing falls between this list and the first event."""
-        for view in sysfs.sessions(self._root):
+        views = sysfs.sessions(self._root)
+        if self._runtime is not None:
+            self._runtime.sweep({view.sid for view in views})
+        found: dict[Adoption, int] = {}
+        for view in views:
             verdict = judge(view, maker_lives(view))
             session = None if verdict is Adoption.LEAVE else self._found(view.sid)
             if session is None:
                 continue
-            log.info("%s found: %s", session, verdict.value)
+            log.debug("%s found: %s", session, verdict.value)
+            found[verdict] = found.get(verdict, 0) + 1
             if verdict is Adoption.REMOVE:
                 self._tasks.spawn(self._logins.remove(session), f"remove {session.sid}")
             else:
-                self._supervise(session, lost=verdict is Adoption.RECOVER)
+                self._supervise(session, f"found {verdict.value}", lost=verdict is Adoption.RECOVER)
+
+        for verdict, count in found.items():
+            log.info("%d sessions found %s", count, verdict.value)
 
     def _found(self, sid: int) -> Session | None:
         """A session of the kernel this service has not made; how its endpoint is called is not known."""
@@ -280,7 +369,12 @@ class InitiatorService:
         if view is None or handle is None or view.flash:
             return None
         kernel = KernelSession(sid, view.host_no, view.transport, handle)
-        return Session(kernel, params.adopted_request(view), self._inboxes.open(sid))
+        return Session(kernel, self._request_of(view), self._inboxes.open(sid))
+
+    def _request_of(self, view: SessionView) -> LoginRequest:
+        """What a session was asked for with: as kept at its login, else as recorded, else as the kernel knows."""
+        kept = None if self._runtime is None else self._runtime.load(view)
+        return kept or self._settings_of(view) or params.adopted_request(view)
 
     def _overrun_noted(self) -> None:
         self._overruns += 1
@@ -309,6 +403,16 @@ class InitiatorService:
             await asyncio.wait(self._calls, timeout=_CLEAN_UP_S)
         await self._tasks.finish(_CLEAN_UP_S)
         await self._discoveries.close()
+
+
+def _history(session: Session, ended_s: float | None) -> SessionHistory:
+    moments = tuple(
+        HistoryMoment(moment.at_s, moment.phase.value, moment.reason, moment.attempts) for moment in session.timeline
+    )
+    request = session.request
+    return SessionHistory(
+        session.sid, request.target, request.portal, request.iface_name, request.transport, moments, ended_s
+    )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,7 @@ __all__ = [
     "AddressEvent",
     "LinkEvent",
     "RouteEvent",
+    "opened",
     "parse",
     "preload",
 ]
@@ -53,6 +54,7 @@ DUMP = NLM_F_DUMP | NLM_F_REQUEST
 ANY = bytes(16)
 """A zeroed struct ifinfomsg, the longest of the family headers: no filter."""
 
+_LINK = struct.Struct("=4xiI")  # struct ifinfomsg: family, type, then index and flags
 _IFF_UP = 0x1
 _IFF_LOWER_UP = 0x10000
 
@@ -93,6 +95,17 @@ class RouteEvent(NamedTuple):
 def preload() -> None:
     """Import the decoder now."""
     _decoders()
+
+
+def opened(message: Message) -> str:
+    """What a message says has come that packets may take: words for a log; "" when nothing has.
+
+    Without pyroute2: who only wants to know this need not pay for it.
+    """
+    if message.type == RTM_NEWLINK and len(message.payload) >= _LINK.size:
+        flags = _LINK.unpack_from(message.payload)[1]
+        return "a link is up" if flags & _IFF_UP and flags & _IFF_LOWER_UP else ""
+    return {RTM_NEWADDR: "an address has come", RTM_NEWROUTE: "a route has come"}.get(message.type, "")
 
 
 def parse(message: Message) -> LinkEvent | AddressEvent | RouteEvent | None:

@@ -14,11 +14,13 @@ from rdmactl.initiator import sysfs
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.dispatcher import Dispatcher
+from rdmactl.netlink.message import NETLINK_ROUTE, build
 from rdmactl.netlink.ports import ChannelSpec
+from rdmactl.netlink.route import RTM_NEWADDR, RTNLGRP_IPV4_IFADDR
 from rdmactl.netlink.sockaddr import SockAddr
 from tests import iscsi_class_contract as contract
 from tests.fake.iscsi_sysfs import FakeSysfs
-from tests.fake.kernel import FakeSocket
+from tests.fake.kernel import FakeKernel, FakeKernels, FakeSocket
 from tests.fake.scsi_transport_iscsi import HANDLES, FakeIscsiClass, FakePortal
 from tests.fake.target import FakeTarget, TargetScript
 
@@ -48,7 +50,10 @@ class FakeWorld:
         self.iser, self.tcp = FakePortal(self._peer), FakePortal(self._peer)
         self.kernel.portals[self._tcp] = self.tcp
         self.kernel.portals[ISER_PORTAL] = self.iser
-        self.dispatcher = Dispatcher(self.kernel.open)
+        self.routes = FakeRoutes()
+        self.runtime = f"{directory}/run"
+        self.door = FakeKernels(self.kernel, self.routes).open
+        self.dispatcher = Dispatcher(self.door)
 
     def run(self, scenario: Callable[[], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -65,16 +70,19 @@ class FakeWorld:
                 listener.close()
 
     async def _start(self) -> None:
-        self.dispatcher.add("initiator", lambda: InitiatorService(self.root, ready_transport=lambda t, _: HANDLES[t]))
+        self.dispatcher.add("initiator", self._service)
         await self.dispatcher.start(DEADLINE_S)
         await self.dispatcher.wait_ready(DEADLINE_S)
+
+    def _service(self) -> InitiatorService:
+        return InitiatorService(self.root, runtime=self.runtime, ready_transport=lambda name, _: HANDLES[name])
 
     async def call(self, function: Callable[[InitiatorService], Awaitable[Any]]) -> Any:
         return await self.dispatcher.call("initiator", function, deadline_s=DEADLINE_S)
 
     async def restart(self) -> None:
         await self.dispatcher.stop(DEADLINE_S)
-        self.dispatcher = Dispatcher(self.kernel.open)
+        self.dispatcher = Dispatcher(self.door)
         await self._start()
 
     def portal(self, transport: str) -> Portal:
@@ -109,6 +117,16 @@ class FakeWorld:
         target = FakeTarget(self.script)
         self.connections.append(target)
         return target
+
+
+class FakeRoutes(FakeKernel):
+    """NETLINK_ROUTE, of which only news are wanted here."""
+
+    family = NETLINK_ROUTE
+
+    def address_comes(self) -> None:
+        """RTM_NEWADDR, on the group of IPv4 addresses."""
+        self.multicast(RTNLGRP_IPV4_IFADDR, build(RTM_NEWADDR, bytes(8), flags=0))
 
 
 class SilentTarget:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from rdmactl.initiator.api import ChapSettings
+from rdmactl.initiator.api import ChapSettings, SessionHistory
+from rdmactl.initiator.service import InitiatorService
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.pdu import Async, LogoutResponse
 from rdmactl.netlink.iscsi import Uevent
@@ -232,6 +234,91 @@ def test_target_asks_for_a_logout(tmp_path: Path, transport: str) -> None:
         assert status.sid == sid
         await logout(world, sid)
         assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+async def timeline(world: FakeWorld, sid: int) -> list[tuple[str, str]]:
+    """(state, reason) of each moment of a session's life."""
+
+    async def ask(service: InitiatorService) -> list[SessionHistory]:
+        return service.history()
+
+    (found,) = [history for history in await world.call(ask) if history.sid == sid]
+    return [(moment.state, moment.reason) for moment in found.moments]
+
+
+@pytest.mark.slow
+def test_an_address_that_comes_ends_the_pause(tmp_path: Path) -> None:
+    """The pauses are far longer than the test would wait."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "iser", replace(FAST, replacement_timeout_s=-1)))
+        world.iser.mode = "refuse"
+        world.break_connection(sid)
+        await scenarios.eventually(world, lambda: world.kernel.log.count("TRANSPORT_EP_CONNECT") >= 4, "no attempts")
+        world.iser.mode = "accept"
+        begin = time.monotonic()
+        while scenarios.view(world, sid).connection_text != "LOGGED IN":
+            assert time.monotonic() < begin + world.settle_s
+            world.routes.address_comes()
+            await asyncio.sleep(0.05)
+        await recovered(world)
+        states = await timeline(world, sid)
+        assert [state for state, _ in states][:2] == ["logged in", "connection lost, being brought back"]
+        assert len(states) <= 5  # attempts are not listed
+        await logout(world, sid)
+        assert (await timeline(world, sid))[-1][0] == "logging out"
+
+    world.run(scenario)
+
+
+def test_other_luns_are_looked_for_once(tmp_path: Path) -> None:
+    """Sense 3f/0e in asynchronous messages: one scan however many come in a row."""
+    world = FakeWorld(tmp_path)
+    sense = bytes([0x70, 0, 6, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x3F, 0x0E, 0, 0, 0, 0])
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp"))
+        scan_file = tmp_path / f"class/scsi_host/host{scenarios.view(world, sid).host_no}/scan"
+        scan_file.write_text("")
+        for _ in range(5):
+            world.kernel.send_from_target(sid, Async(0).pdu(len(sense).to_bytes(2, "big") + sense))
+        await scenarios.eventually(world, lambda: scan_file.read_text().strip() == "- - -", "no scan")
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
+def test_a_host_that_is_removed_ends_its_session(tmp_path: Path) -> None:
+    """iscsi_err 1018: the driver waits until every session of the host is destroyed."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp"))
+        world.kernel.fail(sid, 1018)
+        await scenarios.eventually(world, lambda: world.leftovers() == [], "the session stays")
+        await scenarios.eventually(world, lambda: not list((tmp_path / "run").iterdir()), "its settings stay")
+
+    world.run(scenario)
+
+
+def test_a_restart_keeps_what_the_kernel_does_not_know(tmp_path: Path) -> None:
+    """Digests, CHAP algorithms and the scan policy of the login are those of the next relogin, daemon or not."""
+    world = FakeWorld(tmp_path, TargetScript(chap=TargetChap(algorithms=(7,))))
+    settings = replace(FAST, chap=ChapSettings("inuser", "insecret12345", algorithms=("SHA256",)), scan="manual")
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp", settings))
+        await world.restart()
+        assert len(world.connections) == 1  # nothing was touched
+        world.break_connection(sid)
+        await recovered(world)
+        assert len(world.connections) == 2
+        assert [state for state, _ in await timeline(world, sid)].count("logged in") == 2
+        await logout(world, sid)
+        assert list((tmp_path / "run").iterdir()) == []
 
     world.run(scenario)
 

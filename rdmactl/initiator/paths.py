@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Links, addresses and routes that come: a reason to try lost sessions again at once. Shell ring.
+
+Only that something has come is told, not what: which session it helps is found out by trying, and what does not help
+costs one attempt. Not here: when an attempt is allowed (`recovery_engine.py`), the messages (`rdmactl.netlink.route`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rdmactl.netlink import route
+from rdmactl.netlink.message import NETLINK_ROUTE
+from rdmactl.netlink.ports import ChannelSpec, Received, Reply
+
+__all__ = ["PATHS", "Paths"]
+
+PATHS = ChannelSpec(
+    NETLINK_ROUTE,
+    groups=(
+        route.RTNLGRP_LINK,
+        route.RTNLGRP_IPV4_IFADDR,
+        route.RTNLGRP_IPV4_ROUTE,
+        route.RTNLGRP_IPV6_IFADDR,
+        route.RTNLGRP_IPV6_ROUTE,
+    ),
+)
+
+
+class Paths:
+    """The handler of the channel (`ports.ChannelHandler`); `opened` is called once for a batch, with what came last."""
+
+    def __init__(self, opened: Callable[[str], None]) -> None:
+        self._opened = opened
+        self._news = ""
+
+    def received(self, received: Received, now: float) -> None:
+        """A change; those that take something away are the kernel's to tell, by a connection error."""
+        self._news = route.opened(received.message) or self._news
+
+    def replied(self, reply: Reply, now: float) -> None:
+        """Nothing is sent on this channel."""
+
+    def overrun(self, now: float) -> None:
+        self._news = "network changes"
+
+    def drained(self, now: float) -> None:
+        news, self._news = self._news, ""
+        if news:
+            self._opened(news)
