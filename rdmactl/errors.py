@@ -20,10 +20,12 @@ class RdmactlError(Exception):
     """Base of all errors an administrator may read.
 
     `code` is a stable identifier (lower case, hyphens) that programs may compare; `message` one sentence for a
-    person, without a full stop; `hint` what to do about it, or None.
+    person, without a full stop; `hint` what to do about it, or None. `layer` is set by faces that tell by their status
+    how far something came: "address", "rdma", "login", "authentication", "session" or "scsi".
     """
 
     code = "error"
+    layer: str | None = None
 
     def __init__(self, message: str, *, hint: str | None = None, code: str | None = None) -> None:
         super().__init__(message)

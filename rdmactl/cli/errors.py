@@ -34,6 +34,11 @@ _EXIT_BY_CODE = {
     "deadline": 5,
 }
 
+_EXIT_BY_LAYER = {"address": 10, "rdma": 11, "login": 12, "authentication": 13, "session": 14, "scsi": 15}
+"""Of commands that talk to a target: how far they came. What is missing on this host keeps its own status."""
+
+_LOCAL_STATUS = frozenset({2, 3, 4})
+
 _ISCSIADM_BY_CODE = {
     # open-iscsi's numbers (rdmactl.iscsi.errors), as plain integers: this file is imported by every client.
     "store": 6,
@@ -73,7 +78,8 @@ def error_text(error: RdmactlError) -> str:
 
 def exit_status(error: RdmactlError) -> int:
     """The status of the native front ends."""
-    return _EXIT_BY_CODE.get(_known_code(error, _EXIT_BY_CODE), EXIT_INTERNAL)
+    status = _EXIT_BY_CODE.get(_known_code(error, _EXIT_BY_CODE), EXIT_INTERNAL)
+    return status if status in _LOCAL_STATUS else _EXIT_BY_LAYER.get(error.layer or "", status)
 
 
 def iscsiadm_status(error: RdmactlError) -> int:

@@ -1,35 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rdmactl iser ping ADDR[:PORT]`: is there an iSER target, and what takes how long. Face ring.
+"""`rdmactl iser ping ADDR[:PORT][/NAME]`: is there an iSER target, and what takes how long. Face ring.
 
-One ping is a whole discovery: connect, login, list of targets, logout. It runs in a worker process, which is started
-before anything else here, because that is what takes longest.
-Not here: the discovery (`rdmactl.rdmacm.discovery`), its report's fields (`rdmactl.rdmacm.report`).
+Of a portal, one ping is a whole discovery: connect, login, list of targets, logout. Of a target it is a session: login,
+a few NOPs, logout. It runs in a worker process, which is started before anything else here, because that is what takes
+longest. A bare connection is never made: some targets then refuse all others for seconds.
+Not here: doing it (`rdmactl.rdmacm.operations`), its report's fields (`rdmactl.rdmacm.report`).
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING
 
-from rdmactl.cli.output import error_json, print_json
-from rdmactl.errors import StoreError
-from rdmactl.iscsi.portal import Portal
+from rdmactl.cli.iser_options import add_options, failure_of, question, report_json, summary_line, timed_steps
+from rdmactl.cli.output import print_json
 from rdmactl.rdmacm.client import SyncWorker
-from rdmactl.rdmacm.report import Question, Report
+from rdmactl.rdmacm.latency import percentile
 
 if TYPE_CHECKING:
     from typing import Any
+
+    from rdmactl.rdmacm.report import Question, Report
 
 __all__ = ["parser", "run", "summary", "text"]
 
 SCHEMA = "rdmactl.iser.ping"
 
-_TIMEOUT_S = 10.0
 _COUNT_MAX = 1000
-
-_ANONYMOUS = "iqn.2026-11.io.rdmactl:ping"
-"""For users who may not read the host's own name; a portal that lists targets by initiator shows it fewer."""
+_NOPS = 10
+_PERCENTILES = (("min", 0), ("median", 50), ("p99", 99))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,52 +36,47 @@ def parser() -> argparse.ArgumentParser:
     words = argparse.ArgumentParser(
         prog="rdmactl iser ping",
         description="Connect to an iSER portal, log in for discovery, ask for its targets, log out, and print the time "
-        "of each step in milliseconds. Nothing is logged in afterwards, and no device is held.",
+        "of each step in milliseconds. With a target's name, or --nops: log in to the target, and time NOPs there and "
+        "back. Nothing is logged in afterwards, and no device is held.",
     )
-    words.add_argument(
-        "portal", metavar="ADDR[:PORT]", help="address or name, [IPv6]:port; the port is 3260 if left out"
-    )
-    words.add_argument("-c", "--count", type=_count, default=1, metavar="N", help="this many times (1)")
-    words.add_argument("-t", "--timeout", type=_seconds, default=_TIMEOUT_S, metavar="S", help="seconds for each (10)")
-    words.add_argument("-s", "--source", default="", metavar="ADDR", help="leave from this address of this host")
-    words.add_argument("-n", "--initiator-name", metavar="NAME", help="who to be; default: this host's name")
-    words.add_argument("-j", "--json", action="store_true", help="print JSON")
+    add_options(words)
+    words.add_argument("-c", "--count", type=_number, default=1, metavar="N", help="this many times (1)")
+    words.add_argument("--nops", type=_number, metavar="N", help="NOPs in each session (10)")
+    words.add_argument("-v", "--verbose", action="store_true", help="print what was negotiated")
     return words
 
 
 def run(words: list[str]) -> int:
     """Do it. Ends with the first failure's error when not every ping was answered."""
     given = parser().parse_args(words)
-    portal = Portal.parse(given.portal)
     reports = []
     with SyncWorker() as worker:
-        question = Question(portal, given.initiator_name or _own_name(), given.timeout, given.source)
+        asked = question(given)
         for _ in range(given.count):
-            report = worker.discover(question)
+            report = _ask(worker, asked, given.nops)
             reports.append(report)
             if not given.json:
-                print("\n".join(text(portal, report)), flush=True)
+                print("\n".join(text(report, verbose=given.verbose)), flush=True)
     if given.json:
-        print_json(SCHEMA, {"portal": str(portal), "pings": [_json(report) for report in reports]})
+        print_json(SCHEMA, {"portal": str(asked.portal), "pings": [_json(report) for report in reports]})
     elif given.count > 1:
         print(summary(reports))
-    failure = next((report.error for report in reports if report.error is not None), None)
-    if failure is not None:
-        raise failure
+    for report in reports:
+        failure_of(report)
     return 0
 
 
-def text(portal: Portal, report: Report) -> list[str]:
+def text(report: Report, *, verbose: bool = False) -> list[str]:
     """One ping for people."""
-    if report.error is None:
-        count = len(report.targets)
-        outcome = f"{count} target{'' if count == 1 else 's'}"
-    else:
-        outcome = f"failed ({report.error.code})"
-    via = f" over {report.transport} ({report.device}, from {report.local})" if report.device else ""
-    steps = "  ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.steps)
-    lines = [f"{portal}: {outcome} in {report.total_s * 1000:.1f} ms{via}"]
-    return [*lines, f"  {steps}"] if steps else lines
+    lines = [summary_line(report, _outcome(report))]
+    if report.steps:
+        lines.append(timed_steps(report))
+    if report.pings:
+        times = "  ".join(f"{name} {percentile(report.pings, p) * 1000:.2f}" for name, p in _PERCENTILES)
+        lines.append(f"  {len(report.pings)} NOPs: {times}")
+    if verbose:
+        lines += [f"  {name}: {_value(value)}" for name, value in report.negotiated if value is not None]
+    return lines
 
 
 def summary(reports: list[Report]) -> str:
@@ -94,16 +88,26 @@ def summary(reports: list[Report]) -> str:
     return line
 
 
-def _own_name() -> str:
-    from rdmactl.records.conf import initiator_name
+def _ask(worker: SyncWorker, asked: Question, nops: int | None) -> Report:
+    if not asked.target and nops is None:
+        return worker.discover(asked)
+    return worker.ping(asked, _NOPS if nops is None else nops)
 
-    try:
-        name = initiator_name()
-    except StoreError:
-        name = None
-    if name is None:
-        print(f"rdmactl: this host's initiator name cannot be read; asking as {_ANONYMOUS}", file=sys.stderr)
-    return name or _ANONYMOUS
+
+def _outcome(report: Report) -> str:
+    if report.error is not None:
+        return f"failed ({report.error.code})"
+    if report.target:
+        return "logged in and out"
+    count = len(report.targets)
+    return f"{count} target{'' if count == 1 else 's'}"
+
+
+def _value(value: int | bool | str) -> str:
+    """As iSCSI writes it; a target's own text never reaches the terminal as it is."""
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    return "".join(char if char.isprintable() else "?" for char in str(value))
 
 
 def _json(report: Report) -> dict[str, Any]:
@@ -114,27 +118,12 @@ def _json(report: Report) -> dict[str, Any]:
         }
         for target in report.targets
     ]
-    return {
-        "ok": report.error is None,
-        "total_s": report.total_s,
-        "steps": [{"name": name, "seconds": seconds} for name, seconds in report.steps],
-        "device": report.device,
-        "transport": report.transport,
-        "local": report.local,
-        "targets": targets,
-        "error": error_json(report.error) if report.error else None,
-    }
+    nops = {name: percentile(report.pings, p) for name, p in _PERCENTILES} if report.pings else None
+    return report_json(report) | {"targets": targets, "nops": list(report.pings), "nop_seconds": nops}
 
 
-def _count(word: str) -> int:
+def _number(word: str) -> int:
     count = int(word)
     if not 1 <= count <= _COUNT_MAX:
         raise argparse.ArgumentTypeError(f"must be from 1 to {_COUNT_MAX}")
     return count
-
-
-def _seconds(word: str) -> float:
-    seconds = float(word)
-    if not 0.05 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError("must be from 0.05 to 3600 seconds")
-    return seconds

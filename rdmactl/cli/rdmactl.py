@@ -28,7 +28,9 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command(("dev",), "dev", "list the RDMA devices of this host"),
-    Command(("iser", "ping"), "iser_ping", "time a whole discovery login at an iSER portal"),
+    Command(("iser", "ping"), "iser_ping", "time the steps to an iSER portal or target, and NOPs there"),
+    Command(("iser", "luns"), "iser_luns", "list the logical units of an iSER target"),
+    Command(("iser", "perf"), "iser_perf", "measure reads (or writes) of a logical unit over iSER"),
     Command(("iname",), "iname", "make an initiator name"),
     Command(("records", "check"), "records_check", "look for damage in the records, and repair it"),
     Command(("records", "export"), "records_export", "write the records as open-iscsi's tree of files"),
@@ -51,6 +53,12 @@ Exit status:
   3    something needed is not there: device, kernel module, library, daemon
   4    not permitted
   5    not done within the deadline
+  10   iser: no way to the address
+  11   iser: no RDMA connection
+  12   iser: the login failed
+  13   iser: authentication failed
+  14   iser: the session failed
+  15   iser: a SCSI command failed
   130  interrupted
 """
 

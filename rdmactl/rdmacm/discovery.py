@@ -76,7 +76,10 @@ class Discoverer:
             error = await explain_refusal(error, run.portal, run.stage, question)
         stage = run.stage if error is not None else ""
         where = (run.device, run.transport, run.local)
-        return Report(run.steps.taken(), run.steps.total_s(), *where, targets, error, stage)
+        return Report(
+            run.steps.taken(), run.steps.total_s(), *where, targets, error, stage,
+            portal=run.portal, authentication=question.authentication if error is None else "",
+        )  # fmt: skip
 
     def channel(self) -> EventChannel:
         """The channel of this process, opened when it is needed first. Raises Unavailable without RDMA."""

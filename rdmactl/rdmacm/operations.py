@@ -141,13 +141,8 @@ class Operations:
 
 
 async def _within(session: Session, attempt: Attempt, work: Work) -> Report:
-    question = attempt.question
-    report = Report(
-        (),
-        0.0,
-        negotiated=tuple(asdict(session.parameters).items()),
-        authentication=("mutual CHAP" if question.password_in else "CHAP") if question.username else "",
-    )
+    negotiated = tuple(asdict(session.parameters).items())
+    report = Report((), 0.0, negotiated=negotiated, authentication=attempt.question.authentication)
     try:
         report = await work(session, attempt.steps, report)
         attempt.steps.begin("logout")

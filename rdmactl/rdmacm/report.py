@@ -43,6 +43,11 @@ class Question(NamedTuple):
     def __repr__(self) -> str:
         return f"Question({self.portal}, {self.initiator_name}, {self.deadline_s:g} s)"  # never a secret
 
+    @property
+    def authentication(self) -> str:
+        """ "", "CHAP" or "mutual CHAP": what a login that succeeds has verified."""
+        return "" if not self.username else "mutual CHAP" if self.password_in else "CHAP"
+
     def to_json(self) -> dict[str, Any]:
         """For `from_json`; contains the secrets."""
         return self._asdict()

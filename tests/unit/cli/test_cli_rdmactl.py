@@ -13,12 +13,10 @@ from typing import Any
 import pytest
 
 from rdmactl import __version__
-from rdmactl.cli import dev, iser_ping, rdmactl, status
+from rdmactl.cli import dev, rdmactl, status
 from rdmactl.cli.rdmactl import COMMANDS, Command
-from rdmactl.errors import DeadlineExceeded, PeerError, RdmactlError, Unavailable
-from rdmactl.iscsi.portal import Portal
+from rdmactl.errors import DeadlineExceeded, RdmactlError, Unavailable
 from rdmactl.rdmacm.devices import DeviceView, Gid, PortView
-from rdmactl.rdmacm.report import FoundTarget, Question, Report
 
 Output = pytest.CaptureFixture[str]
 
@@ -26,8 +24,6 @@ PORT = PortView(
     1, "ACTIVE", "LINK_UP", "Ethernet", "RoCE", "d0", "100 Gb/sec (4X EDR)", None, (Gid(1, "fe80::1", "RoCE v2", "d0"),)
 )
 DEVICE = DeviceView("rxe0", "RoCE", "CA", "1.2", "0000:00ff:fe00:0001", "", (PORT,))
-STEPS = (("address", 0.001), ("connect", 0.0045))
-GOOD = Report(STEPS, 0.0123, "rxe0", "RoCE", "10.9.0.1:5", (FoundTarget("iqn.a:t", ((Portal("10.9.0.1"), 1),)),))
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -58,9 +54,12 @@ def test_wrong_words_end_with_2(command: Command, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["dve"], "rdmactl: there is no object dve; there are: dev, iser, iname, records, status; see rdmactl --help\n"),
-        (["iser"], "rdmactl: iser needs a verb; it has: ping\n"),
-        (["iser", "pong"], "rdmactl: iser has no verb pong; it has: ping\n"),
+        (
+            ["dve"],
+            "rdmactl: there is no object dve; there are: dev, iser, iname, records, status; see rdmactl --help\n",
+        ),
+        (["iser"], "rdmactl: iser needs a verb; it has: ping, luns, perf\n"),
+        (["iser", "pong"], "rdmactl: iser has no verb pong; it has: ping, luns, perf\n"),
     ],
 )
 def test_unknown_words(words: list[str], sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
@@ -90,7 +89,7 @@ def test_starting_imports_next_to_nothing() -> None:
     assert imported_by("rdmactl.cli.rdmactl", heavy) == []
 
 
-@pytest.mark.parametrize("module", ["dev", "iser_ping", "status"])
+@pytest.mark.parametrize("module", ["dev", "iser_ping", "iser_luns", "iser_perf", "status"])
 def test_commands_leave_the_loop_and_the_library_alone(module: str) -> None:
     assert imported_by(f"rdmactl.cli.{module}", {"asyncio", "logging", "_cffi_backend"}) == []
 
@@ -138,92 +137,6 @@ def test_dev_of_another_name(monkeypatch: pytest.MonkeyPatch, capsys: Output) ->
     monkeypatch.setattr(dev, "read_devices", lambda: [DEVICE])
     assert run(monkeypatch, "dev", "mlx5_0") == 2
     assert capsys.readouterr().err == "rdmactl: there is no RDMA device mlx5_0; there are: rxe0\n"
-
-
-# iser ping
-
-
-class FakeWorker:
-    """Answers with `reports`, one after the other, the last one for ever."""
-
-    reports: list[Report]
-    questions: list[Question]
-
-    def __enter__(self) -> FakeWorker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def discover(self, question: Question) -> Report:
-        FakeWorker.questions.append(question)
-        return FakeWorker.reports.pop(0) if len(FakeWorker.reports) > 1 else FakeWorker.reports[0]
-
-
-@pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
-    FakeWorker.reports, FakeWorker.questions = [GOOD], []
-    monkeypatch.setattr(iser_ping, "SyncWorker", FakeWorker)
-    monkeypatch.setattr(iser_ping, "_own_name", lambda: "iqn.2026-11.test:me")
-    return FakeWorker
-
-
-def test_ping(worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    assert run(monkeypatch, "iser", "ping", "10.9.0.1", "-t", "2", "-s", "10.9.0.2") == 0
-    assert capsys.readouterr().out == (
-        "10.9.0.1:3260: 1 target in 12.3 ms over RoCE (rxe0, from 10.9.0.1:5)\n  address 1.0  connect 4.5\n"
-    )
-    assert worker.questions == [Question(Portal("10.9.0.1"), "iqn.2026-11.test:me", 2.0, "10.9.0.2")]
-
-
-def test_ping_as_json(worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    assert run(monkeypatch, "iser", "ping", "[fd00::1]:3261", "-j", "-n", "iqn.2026-11.test:other") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert sorted(found) == ["pings", "portal", "schema", "schema_version"]
-    assert (found["schema"], found["portal"]) == ("rdmactl.iser.ping", "[fd00::1]:3261")
-    (result,) = found["pings"]
-    assert sorted(result) == ["device", "error", "local", "ok", "steps", "targets", "total_s", "transport"]
-    assert result["steps"][0] == {"name": "address", "seconds": 0.001}
-    assert result["targets"] == [{"name": "iqn.a:t", "portals": [{"address": "10.9.0.1", "port": 3260, "tpgt": 1}]}]
-    assert worker.questions[0].initiator_name == "iqn.2026-11.test:other"
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (PeerError("10.9.0.1:3260 refused", hint="enable it", code="refused"), 1),
-        (Unavailable("no device", code="no-rdma-device"), 3),
-        (DeadlineExceeded("10.9.0.1:3260 did not answer"), 5),
-    ],
-)
-def test_ping_that_fails(
-    worker: type[FakeWorker], monkeypatch: pytest.MonkeyPatch, capsys: Output, error: RdmactlError, code: int
-) -> None:
-    failed = GOOD._replace(error=error, targets=())
-    worker.reports = [GOOD, failed, GOOD]
-    assert run(monkeypatch, "iser", "ping", "10.9.0.1", "-c", "3") == code
-    output = capsys.readouterr()
-    assert f"failed ({error.code})" in output.out
-    assert "2 of 3 answered; min/avg/max 12.3/12.3/12.3 ms" in output.out
-    assert output.err.startswith(f"rdmactl: {error.message}")
-    assert len(output.err.splitlines()) == 1
-    worker.reports = [failed]
-    assert run(monkeypatch, "iser", "ping", "10.9.0.1", "-j") == code
-    assert json.loads(capsys.readouterr().out)["pings"][0]["error"]["code"] == error.code
-
-
-@pytest.mark.parametrize("words", [["-c", "0"], ["-c", "x"], ["-t", "0"], ["-t", "-1"], ["-t", "nan"]])
-@pytest.mark.usefixtures("worker")
-def test_ping_with_numbers_out_of_range(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(SystemExit) as caught:
-        run(monkeypatch, "iser", "ping", "10.9.0.1", *words)
-    assert caught.value.code == 2
-
-
-@pytest.mark.usefixtures("worker")
-def test_ping_of_something_that_is_no_portal(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
-    assert run(monkeypatch, "iser", "ping", "10.9.0.1:99999") == 2
-    assert "99999" in capsys.readouterr().err
 
 
 # status
