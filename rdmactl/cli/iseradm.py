@@ -77,7 +77,7 @@ def _dispatch(context: Context, arguments: Arguments) -> int:
         case "iface":
             from rdmactl.cli.iseradm_iface import iface_mode as mode
         case "host":
-            from rdmactl.cli.iseradm_session import host_mode as mode
+            from rdmactl.cli.iseradm_host import host_mode as mode
         case _:
             return _firmware(context)
     return mode(context, arguments)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rdmactl.control.client import Client
-    from rdmactl.initiator.sysfs import SessionView
+    from rdmactl.initiator.adapter import Adapter
+    from rdmactl.initiator.sysfs import HostView, SessionView
+    from rdmactl.netlink.ports import SocketDoor
     from rdmactl.records.conf import Setting
     from rdmactl.records.model import Record
     from rdmactl.records.settings import Mirror
@@ -48,6 +50,7 @@ class Context:
         self.exact = self.program == "iscsiadm"
         self.sysfs = sysfs
         self.debug = 0
+        self.door: SocketDoor | None = None  # tests have kernels of their own
         self._store: Store | None = None
         self._settings: list[Setting] | None = None
 
@@ -136,6 +139,17 @@ class Context:
         from rdmactl.control.client import Client
 
         return Client("initiator", deadline_s=deadline_s)
+
+    def adapter(self, host: HostView) -> Adapter:
+        """A host of an adapter with its own iSCSI stack, asked without a daemon."""
+        from rdmactl.initiator import sysfs
+        from rdmactl.initiator.adapter import Adapter
+        from rdmactl.netlink.sockets import open_socket
+
+        handle = sysfs.transport_handle(host.transport, self.sysfs)
+        if handle is None:
+            raise Exit(12, f"Could not match hostno {host.host_no} to transport.")
+        return Adapter(handle, host.host_no, self.door or open_socket)
 
     def kill(self, pid: int) -> None:
         """Ask a daemon to end."""

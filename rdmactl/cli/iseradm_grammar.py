@@ -83,6 +83,7 @@ _MODE_NAME = {"discoverydb": "discovery"}
 
 OPERATIONS = ("new", "delete", "update", "show", "nonpersistent", "apply", "applyall", "login", "logout")
 _TYPES = {"st": "sendtargets", "sendtargets": "sendtargets", "isns": "isns", "fw": "fw", "slp": "slp"}
+_PORTAL_TYPES = ("ipv4", "ipv6")
 _SUBMODES = ("ping", "chap", "flashnode", "stats")
 
 _IFACE_NAME_MAX = 64
@@ -111,6 +112,7 @@ class Arguments:
         "packet_bytes",
         "pairs",
         "portal",
+        "portal_type",
         "rescan",
         "show",
         "sid",
@@ -135,6 +137,7 @@ class Arguments:
         self.sid: int | None = None
         self.host: int | None = None
         self.submode: str | None = None
+        self.portal_type: str | None = None
         self.packet_bytes, self.count, self.interval = 32, 1, 0
         self.index: int | None = None
         self.kill: int | None = None
@@ -321,7 +324,7 @@ class _Parser:
             )
 
     def take_A(self, text: str) -> None:  # noqa: N802
-        """Only adapters with flash nodes know portal types."""
+        self.arguments.portal_type = text if text in _PORTAL_TYPES else None
 
     def take_d(self, text: str) -> None:
         self.context.debug = atoi(text)

@@ -33,7 +33,9 @@ def iface_mode(context: Context, arguments: Arguments) -> int:
     if name is not None:
         context.first_iface(arguments.ifaces, f"iface mode only accepts one interface. Using the first one {name}.")
     if arguments.submode == "ping":
-        return _ping(context, arguments, name)
+        from rdmactl.cli.iseradm_ping import ping
+
+        return ping(context, arguments, name)
     actions: dict[str | None, Callable[[], int]] = {
         None: lambda: _look(context, arguments, name),
         "show": lambda: _look(context, arguments, name),
@@ -208,42 +210,17 @@ def _delete(context: Context, name: str | None) -> int:
     return 0
 
 
-def _apply(context: Context, name: str | None) -> int:
-    """Software interfaces have nothing to configure; adapters are configured by their own tools so far."""
-    if name is None:
-        raise Exit(7, "Apply requires iface.")
-    if operations.iface_record(context.store, name) is None:
-        raise Exit(7, f"Could not read iface info for {name}.")
-    context.error("Nothing to configure.")
-    print(f"{name} applied.")
-    return 0
-
-
-def _apply_all(context: Context, host: int) -> int:
-    context.error("Nothing to configure.")
-    print(f"Applied settings to ifaces attached to host{host}.")
-    return 0
-
-
-def _ping(context: Context, arguments: Arguments, name: str | None) -> int:
-    """Only adapters can ping; the arguments are checked first, as iscsiadm does."""
-    if name is None:
-        raise Exit(7, "Ping requires iface.")
-    if arguments.portal is None:
-        raise Exit(7, "Ping requires destination ipaddress.")
-    if arguments.packet_bytes <= 0:
-        raise Exit(7, f"Invalid packet size: {arguments.packet_bytes}.")
-    if arguments.count <= 0:
-        raise Exit(7, f"Invalid number of packets to transmit: {arguments.count}.")
-    if arguments.interval < 0:
-        raise Exit(7, f"Invalid timing interval: {arguments.interval}.")
-    record = operations.iface_record(context.store, name)
-    if record is None:
-        raise Exit(7, f"Could not read iface info for {name}.")
-    if record["iface.transport_name"] in ("tcp", "iser"):
-        raise Exit(27, f"Transport {record['iface.transport_name']} cannot ping.")
-    raise Exit(7, "Ping through adapters is not supported yet.")
-
-
 def _in_use(context: Context, name: str) -> bool:
     return any(session.iface_name == name for session in context.sessions())
+
+
+def _apply(context: Context, name: str | None) -> int:
+    from rdmactl.cli.iseradm_apply import apply
+
+    return apply(context, name)
+
+
+def _apply_all(context: Context, host_no: int) -> int:
+    from rdmactl.cli.iseradm_apply import apply_all
+
+    return apply_all(context, host_no)

@@ -108,8 +108,16 @@ class Adapter:
     def ping(self, iface_num: int, size_bytes: int, sockaddr: bytes, *, ipv6: bool) -> int:
         """One ping; 0, or an iscsi_ping_status_code."""
         number = os.getpid()
-        self._ask(iscsi_adapter.ping(self._handle, self._host_no, iface_num, number, size_bytes, sockaddr, ipv6=ipv6))
-        return self._wait(lambda received: iscsi_adapter.ping_status(received, self._host_no, number))
+        self._socket.send(
+            iscsi_adapter.ping(self._handle, self._host_no, iface_num, number, size_bytes, sockaddr, ipv6=ipv6)
+        )
+
+        def outcome(received: Message) -> int | None:
+            """The event, which may come before the request is answered; a refusal ends the wait."""
+            _check(_reply(received, Uevent.PING))
+            return iscsi_adapter.ping_status(received, self._host_no, number)
+
+        return self._wait(outcome)
 
     def _ask(self, request: bytes) -> iscsi.Reply:
         """A request that is answered to us."""
@@ -124,9 +132,7 @@ class Adapter:
         self._socket.send(request)
 
         def answer(received: Message) -> tuple[bytes, bytes] | None:
-            refusal = _reply(received, kind)
-            if refusal is not None:
-                _check(refusal)
+            _check(_reply(received, kind))
             return iscsi_adapter.answer_of(received, kind, self._host_no)
 
         u, payload = self._wait(answer)
@@ -180,8 +186,9 @@ def _reply(received: Message, kind: int) -> iscsi.Reply | None:
     return iscsi.parse_reply(message.build(received.type, received.payload, flags=0))
 
 
-def _check(reply: iscsi.Reply) -> None:
-    if reply.code >= 0:
+def _check(reply: iscsi.Reply | None) -> None:
+    """An error for a refusal."""
+    if reply is None or reply.code >= 0:
         return
     if reply.code == -errno.EPERM:
         raise Unavailable("not permitted to command adapters", hint="run as root", code="not-permitted")

@@ -28,6 +28,7 @@ __all__ = [
     "discovery_table",
     "has_control_characters",
     "iface_table",
+    "is_ipv6_type",
     "node_table",
     "plain",
     "shown",
@@ -267,12 +268,12 @@ _NODES = tuple(Table((*_NODE_HEAD, *iface.keys, *_NODE_TAIL)) for iface in _IFAC
 
 def node_table(iface_name: str) -> Table:
     """The keys of a node record bound to this interface."""
-    return _NODES[_is_ipv6_type(iface_name)]
+    return _NODES[is_ipv6_type(iface_name)]
 
 
 def iface_table(iface_name: str) -> Table:
     """The keys of an interface record."""
-    return _IFACES[_is_ipv6_type(iface_name)]
+    return _IFACES[is_ipv6_type(iface_name)]
 
 
 def discovery_table(type: str) -> Table:
@@ -280,7 +281,7 @@ def discovery_table(type: str) -> Table:
     return _ISNS if type == "isns" else _SENDTARGETS
 
 
-def _is_ipv6_type(iface_name: str) -> bool:
+def is_ipv6_type(iface_name: str) -> bool:
     """open-iscsi tells by the name, for every transport."""
     return "ipv6" in iface_name
 

@@ -36,7 +36,7 @@ from tests.fake.kernel import FakeKernel, FakeSocket
 HANDLES = {"tcp": 18446744072637906944, "iser": 18446744072638906944}
 CAPS = {"tcp": 0x39, "iser": 0x89}
 _GROUP = 1
-_ANSWERED_TO_ALL = (Uevent.GET_STATS,)
+_ANSWERED_TO_ALL = (Uevent.GET_STATS, Uevent.GET_CHAP, Uevent.GET_HOST_STATS)
 _RETCODE_REQUESTS = (Uevent.BIND_CONN, Uevent.START_CONN, Uevent.SEND_PDU)
 
 _SESSION_ATTRIBUTES = {
@@ -139,7 +139,9 @@ class Session:
     params: dict[Param, str] = field(default_factory=dict)
 
 
-class _Refused(Exception):
+class Refused(Exception):
+    """A request is answered with an error code."""
+
     def __init__(self, code: int) -> None:
         self.code = code
 
@@ -165,6 +167,7 @@ class FakeIscsiClass(FakeKernel):
         self._sids = 0
         self._hosts = 5
         self._portal_of_sock: dict[int, FakePortal] = {}
+        self.handles = dict(HANDLES)
         for name, handle in HANDLES.items():
             sysfs.add_transport(name, handle, CAPS[name])
 
@@ -188,7 +191,7 @@ class FakeIscsiClass(FakeKernel):
         """The union r of the answer, or an iferror; None when the answer went to the group."""
         if not self.privileged:
             return -errno.EPERM
-        transport = next((name for name, value in HANDLES.items() if value == handle), None)
+        transport = next((name for name, value in self.handles.items() if value == handle), None)
         if transport is None:
             return -errno.EINVAL
         handler = self._HANDLERS.get(type_)
@@ -198,10 +201,10 @@ class FakeIscsiClass(FakeKernel):
         try:
             forced = self.fail_next.pop(Uevent(type_), self.fail_always.get(Uevent(type_)))
             if forced is not None:
-                raise _Refused(forced)
+                raise Refused(forced)
             answer = handler(self, transport, u, payload)
             return None if type_ in _ANSWERED_TO_ALL else answer or b""
-        except _Refused as refused:
+        except Refused as refused:
             if type_ in _RETCODE_REQUESTS and refused.code != -errno.EINVAL:
                 return struct.pack("=i", refused.code)
             return refused.code
@@ -214,13 +217,13 @@ class FakeIscsiClass(FakeKernel):
         number, _, cmds_max, queue_depth = struct.unpack_from("=QIHH", u)
         endpoint = self._endpoint(number)
         if not endpoint.up:
-            raise _Refused(-errno.ENOMEM)
+            raise Refused(-errno.ENOMEM)
         return self._new_session(transport, cmds_max, queue_depth, endpoint)
 
     def _new_session(self, transport: str, cmds_max: int, queue_depth: int, endpoint: Endpoint | None) -> bytes:
         cmds_max = cmds_max or 128
         if cmds_max < 16:
-            raise _Refused(-errno.ENOMEM)
+            raise Refused(-errno.ENOMEM)
         self._sids += 1
         self._hosts += 1
         session = Session(self._sids, self._hosts, transport)
@@ -234,7 +237,7 @@ class FakeIscsiClass(FakeKernel):
     def _create_conn(self, transport: str, u: bytes, payload: bytes) -> bytes:
         session = self._session(u)
         if session.conn is not None:
-            raise _Refused(-errno.ENOMEM)
+            raise Refused(-errno.ENOMEM)
         session.conn = Connection()
         self.sysfs.add_connection(session.sid, session.host_no)
         return struct.pack("=II", session.sid, 0)
@@ -245,7 +248,7 @@ class FakeIscsiClass(FakeKernel):
         if transport == "iser":
             endpoint = self._endpoint(eph)
             if not endpoint.up:
-                raise _Refused(-errno.EINVAL)
+                raise Refused(-errno.EINVAL)
             conn.endpoint = endpoint
             assert endpoint.portal is not None
             conn.peer = endpoint.portal.peer()
@@ -261,10 +264,10 @@ class FakeIscsiClass(FakeKernel):
         try:
             sock = socket.socket(fileno=os.dup(descriptor))
         except OSError:
-            raise _Refused(-errno.EEXIST) from None
+            raise Refused(-errno.EEXIST) from None
         if sock.type != socket.SOCK_STREAM:
             sock.close()
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         address = sock.getpeername()[:2]
         return sock, self.portals[address]
 
@@ -272,26 +275,26 @@ class FakeIscsiClass(FakeKernel):
         session = self._session(u)
         number, length = struct.unpack_from("=II", u, 8)
         if length > len(payload) or length > 4096 or payload.find(b"\0") not in range(length):
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         conn = session.conn
         if conn is None:
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         if number != Param.SESS_RECOVERY_TMO and (conn.cleanup or conn.state not in ("bound", "up")):
-            raise _Refused(-errno.ENOTCONN)
+            raise Refused(-errno.ENOTCONN)
         value = payload[: payload.index(b"\0")].decode()
         self._store_param(session, transport, number, value)
         return b""
 
     def _store_param(self, session: Session, transport: str, number: int, value: str) -> None:
         if number in (Param.IFMARKER_EN, Param.OFMARKER_EN):
-            raise _Refused(-errno.ENOSYS) if transport == "tcp" else _Refused(-errno.EPROTO if value != "0" else 0)
+            raise Refused(-errno.ENOSYS) if transport == "tcp" else Refused(-errno.EPROTO if value != "0" else 0)
         if number not in _KNOWN:
-            raise _Refused(-errno.ENOSYS)
+            raise Refused(-errno.ENOSYS)
         param = Param(number)
         if transport == "iser" and param in (Param.HDRDGST_EN, Param.DATADGST_EN) and value != "0":
-            raise _Refused(-errno.EPROTO)
+            raise Refused(-errno.EPROTO)
         if transport == "tcp" and param == Param.MAX_R2T and (int(value) == 0 or int(value) & (int(value) - 1)):
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         session.params[param] = value
         if param in _CONNECTION_ATTRIBUTES:
             shown = "128" if transport == "iser" and param == Param.MAX_RECV_DLENGTH else value
@@ -317,7 +320,7 @@ class FakeIscsiClass(FakeKernel):
         if not solicited_only and int(session.params.get(Param.FIRST_BURST, "0")) > int(
             session.params.get(Param.MAX_BURST, "0")
         ):
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         session.state, conn.state = "LOGGED_IN", "up"
         for lun in range(self.luns):
             self.sysfs.add_lun(session.sid, session.host_no, lun, None)
@@ -328,7 +331,7 @@ class FakeIscsiClass(FakeKernel):
         session = self._session(u)
         conn = session.conn
         if conn is None:
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         flag = struct.unpack_from("=I", u, 16)[0]
         while self.stale_events:
             self._event(*self.stale_events.pop())
@@ -351,7 +354,7 @@ class FakeIscsiClass(FakeKernel):
     def _destroy_conn(self, transport: str, u: bytes, payload: bytes) -> bytes:
         session = self._session(u)
         if session.conn is None:
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         self._unbind_transport(session, session.conn)
         session.conn = None
         self.sysfs.remove_connection(session.sid, session.host_no)
@@ -360,7 +363,7 @@ class FakeIscsiClass(FakeKernel):
     def _destroy_session(self, transport: str, u: bytes, payload: bytes) -> bytes:
         session = self._session(u)
         if session.conn is not None:
-            raise _Refused(-errno.EBUSY)
+            raise Refused(-errno.EBUSY)
         self._unbind_target(session)
         del self.sessions[session.sid]
         self.sysfs.remove_session(session.sid, session.host_no)
@@ -376,11 +379,11 @@ class FakeIscsiClass(FakeKernel):
         header, data = payload[:48], payload[48:]
         login = header[0] & 0x3F in (0x03, 0x04)
         if session.terminated or session.logging_out or conn.peer is None or (conn.outstanding_login and login):
-            raise _Refused(-errno.EPERM)
+            raise Refused(-errno.EPERM)
         if len(data) > 8192 or (data and not login):
-            raise _Refused(-errno.EPERM)
+            raise Refused(-errno.EPERM)
         if not login and session.state != "LOGGED_IN":
-            raise _Refused(-errno.EPERM)
+            raise Refused(-errno.EPERM)
         session.logging_out = header[0] & 0x3F == 0x06
         length = int.from_bytes(header[5:8], "big")
         conn.outstanding_login = login
@@ -395,7 +398,7 @@ class FakeIscsiClass(FakeKernel):
     def _get_stats(self, transport: str, u: bytes, payload: bytes) -> None:
         session = self.sessions.get(struct.unpack_from("=I", u)[0])
         if session is None or session.conn is None:
-            raise _Refused(-errno.EEXIST)
+            raise Refused(-errno.EEXIST)
         named = (b"tx_sendpage_failures", b"rx_discontiguous_hdr", b"eh_abort_cnt") if transport == "tcp" else ()
         statistics = struct.pack("=qq20I", 1000 + session.sid, -1, *range(19), len(named))
         statistics += b"".join(struct.pack("=64sq", name, 7) for name in named)
@@ -405,10 +408,10 @@ class FakeIscsiClass(FakeKernel):
 
     def _ep_connect(self, transport: str, u: bytes, payload: bytes) -> bytes:
         if len(payload) < 16:
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         address = SockAddr.unpack(payload.ljust(128, b"\0"))
         if address is None:
-            raise _Refused(-errno.EAFNOSUPPORT)
+            raise Refused(-errno.EAFNOSUPPORT)
         number = next(n for n in range(1, 1 << 16) if n not in self.endpoints)
         host, _, port = str(address).rpartition(":")
         portal = self.portals.get((host.strip("[]"), int(port)))
@@ -495,20 +498,20 @@ class FakeIscsiClass(FakeKernel):
     def _session(self, u: bytes) -> Session:
         session = self.sessions.get(struct.unpack_from("=I", u)[0])
         if session is None:
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         return session
 
     def _usable(self, u: bytes) -> tuple[Session, Connection]:
         session = self._session(u)
         if session.conn is None:
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         if session.conn.cleanup:
-            raise _Refused(-errno.ENOTCONN)
+            raise Refused(-errno.ENOTCONN)
         return session, session.conn
 
     def _endpoint(self, number: int) -> Endpoint:
         if number not in self.endpoints:
-            raise _Refused(-errno.EINVAL)
+            raise Refused(-errno.EINVAL)
         return self.endpoints[number]
 
     def _free_endpoint(self, endpoint: Endpoint) -> None:
