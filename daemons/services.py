@@ -10,10 +10,14 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from rdmactl import settings
 from rdmactl.control.client import runtime_directory
 from rdmactl.errors import RdmactlError, Unavailable
+from rdmactl.initiator.api import LoginRequest
 from rdmactl.initiator.service import InitiatorService
+from rdmactl.initiator.sysfs import SessionView
 from rdmactl.iwpm import conf
+from rdmactl.iwpm import settings as mapper_settings
 from rdmactl.iwpm.claims import ClaimKeeper
 from rdmactl.iwpm.journal import MappingJournal
 from rdmactl.iwpm.service import PortMapperService, in_initial_netns
@@ -21,6 +25,7 @@ from rdmactl.iwpm.vault import open_vaults
 from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.ports import Service
 from rdmactl.records.conf import ensure_initiator_name
+from rdmactl.records.recorded import recorded_request
 
 __all__ = ["dump_mappings", "initiator", "initiator_name", "port_mapper"]
 
@@ -28,6 +33,7 @@ _log = logging.getLogger("rdmactl.daemon")
 # What is dumped belongs to a running service: it answers in milliseconds.
 _DUMP_S = 10.0
 _JOURNAL = "iwpm.journal"
+_SESSIONS = "sessions"
 
 
 def port_mapper(config_file: str = conf.CONFIG_FILE) -> Callable[[], Service]:
@@ -41,14 +47,24 @@ def port_mapper(config_file: str = conf.CONFIG_FILE) -> Callable[[], Service]:
     config, notes = conf.parse(_text(config_file))
     for note in notes:
         _log.warning("%s", note)
+    fields = {key: type for key, (type, _) in mapper_settings.FIELDS.items()}
+    known, unknown = settings.section(settings.read(), "iwpm", fields)
+    for note in unknown:
+        _log.warning("%s", note)
+    doors = mapper_settings.parse(known)
     directory = runtime_directory()
     claims = ClaimKeeper(open_vaults(directory), MappingJournal(str(Path(directory) / _JOURNAL)))
-    return lambda: PortMapperService(config, claims)
+    return lambda: PortMapperService(config, claims, settings=doors)
 
 
 def initiator() -> Callable[[], Service]:
-    """A factory of initiators."""
-    return InitiatorService
+    """A factory of initiators. Sessions found without settings of ours are looked up in the records."""
+    runtime = f"{runtime_directory()}/{_SESSIONS}"
+
+    def recorded(view: SessionView) -> LoginRequest | None:
+        return recorded_request(view, initiator_name())
+
+    return lambda: InitiatorService(runtime=runtime, settings_of=recorded)
 
 
 def initiator_name() -> str:

@@ -35,6 +35,8 @@ COMMANDS = (
     Command(("records", "check"), "records_check", "look for damage in the records, and repair it"),
     Command(("records", "export"), "records_export", "write the records as open-iscsi's tree of files"),
     Command(("records", "import"), "records_import", "read the records of open-iscsi's tree of files"),
+    Command(("session", "history"), "session_history", "tell what has happened to the sessions"),
+    Command(("session", "list"), "session_list", "list the sessions to targets"),
     Command(("status",), "status", "say which daemons run and how their services are doing"),
 )
 

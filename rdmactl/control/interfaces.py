@@ -37,8 +37,8 @@ READ_DEADLINE_S = 10.0
 WORK_DEADLINE_MAX_S = 3600.0
 """Longest deadline a caller may ask for: beyond an hour it should ask again."""
 
-LOGINS_AT_ONCE = 64
-"""Of one call: enough to hide the round trips of many targets, few enough to leave the lane to other callers."""
+LOGINS_AT_ONCE = 1024
+"""Of one call. The service orders them: those that wait for a silent portal must not keep others from starting."""
 
 OBJECTS_MAX = 16384
 """Records or session ids in one call."""
@@ -176,6 +176,28 @@ class SessionCounters(TypedDict):
     named: list[Counter]
 
 
+class HistoryMoment(TypedDict):
+    """`at_s`: seconds since 1970. `attempts`: to bring the session back, before this moment."""
+
+    at_s: float
+    state: str
+    reason: str
+    attempts: int
+
+
+class SessionHistory(TypedDict):
+    """A session's life as this daemon has seen it, oldest moment first; `ended_s` is null while it lives."""
+
+    sid: int
+    target: str
+    address: str
+    port: int
+    iface: str
+    transport: str
+    ended_s: float | None
+    moments: list[HistoryMoment]
+
+
 class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
     """Sessions to iSCSI and iSER targets."""
 
@@ -236,6 +258,30 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
 
         async for outcome in self._each([log_out(sid) for sid in sids]):
             yield outcome
+
+    @varlinkmethod(return_parameter="sessions")
+    async def History(self) -> list[SessionHistory]:  # noqa: N802
+        """What has happened to the sessions looked after, and to the last ones that have ended."""
+
+        async def ask(service: Any) -> Any:
+            return service.history()
+
+        return [
+            {
+                "sid": found.sid,
+                "target": found.target,
+                "address": found.portal.address,
+                "port": found.portal.port,
+                "iface": found.iface_name,
+                "transport": found.transport,
+                "ended_s": found.ended_s,
+                "moments": [
+                    {"at_s": each.at_s, "state": each.state, "reason": each.reason, "attempts": each.attempts}
+                    for each in found.moments
+                ],
+            }
+            for found in await self._caller.call("initiator", ask, deadline_s=READ_DEADLINE_S)
+        ]
 
     @varlinkmethod
     async def Statistics(self, *, sid: int, deadline_s: float) -> SessionCounters:  # noqa: N802

@@ -14,6 +14,7 @@ import os
 import time
 
 from rdmactl.initiator import sysfs
+from rdmactl.initiator.io_flusher import unmarked
 from rdmactl.initiator.sysfs import LunView
 
 __all__ = ["disks_ready", "host_gone", "revive", "scan"]
@@ -34,7 +35,8 @@ def scan(sid: int, queue_depth: int, root: str = "/sys") -> list[str]:
         return [f"session {sid} went away before it could be scanned"]
     notes = []
     try:
-        sysfs.write(f"{root}/class/scsi_host/host{view.host_no}/scan", _ALL)
+        with unmarked():
+            sysfs.write(f"{root}/class/scsi_host/host{view.host_no}/scan", _ALL)
     except OSError as error:
         return [f"session {sid} could not be scanned: {error.strerror}"]
     for lun in view.luns() if queue_depth else []:
@@ -71,7 +73,8 @@ def revive(sid: int, root: str = "/sys") -> list[str]:
         if lun.state == "offline":
             note = _try_write(f"{lun.path}/state", "running")
             notes += [f"LUN {lun.lun} of session {sid} stays offline: {note}"] if note else []
-        _try_write(f"{lun.path}/rescan", "1")
+        with unmarked():
+            _try_write(f"{lun.path}/rescan", "1")
     return notes
 
 

@@ -35,6 +35,7 @@ from rdmactl.initiator.breaker import Breakers
 from rdmactl.initiator.discovery import Discoveries
 from rdmactl.initiator.events import EVENTS, Inboxes
 from rdmactl.initiator.failures import TryAgain, as_failure
+from rdmactl.initiator.io_flusher import mark_this_thread
 from rdmactl.initiator.kernel import Kernel, KernelSession
 from rdmactl.initiator.login import Logins
 from rdmactl.initiator.logout import log_out
@@ -97,6 +98,8 @@ class InitiatorService:
     async def run(self, lane: Lane) -> None:
         """See `ports.Service.run`."""
         self._lane = lane
+        if not mark_this_thread():
+            log.debug("not marked as an I/O flusher: that takes CAP_SYS_RESOURCE")
         lane_events = lane.open(EVENTS, self._inboxes)
         requests = lane.open_requests(_REQUESTS)
         self._kernel = Kernel(requests, self._root)

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The settings of a session somebody else has made, from its node record. Shell ring.
+
+For a daemon that takes over from iscsid: the kernel knows the session's name and portal, the record knows the rest.
+Not here: what rdmactl's own daemon keeps of its sessions (`rdmactl.initiator.runtime`).
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+from rdmactl.errors import RdmactlError
+from rdmactl.initiator.api import LoginRequest
+from rdmactl.initiator.sysfs import SessionView
+from rdmactl.records.model import plain
+from rdmactl.records.requests import login_request
+from rdmactl.records.store import NodeId, Store
+
+__all__ = ["recorded_request"]
+
+log = logging.getLogger(__name__)
+
+
+def recorded_request(view: SessionView, initiator_name: str, directory: str | None = None) -> LoginRequest | None:
+    """The login the session's record asks for; None when there is no record, or none that can be used.
+
+    Names and address are the session's own: it lives under them whatever the record says by now.
+    """
+    if view.persistent is None:
+        return None
+    iface = view.iface_name or "default"
+    node = NodeId(view.target, view.persistent.address, view.persistent.port, view.tpgt, iface)
+    try:
+        with Store(directory) as store:
+            record = store.node(node)
+        wire = None if record is None else {key: plain(value) for key, value in record.items() if value}
+        request = None if wire is None else login_request(wire, initiator_name)
+    except RdmactlError as error:
+        log.warning("the record of session %d cannot be used: %s", view.sid, error)
+        return None
+    name = view.interface().initiator_name
+    return request if request is None or name is None else replace(request, initiator_name=name)
