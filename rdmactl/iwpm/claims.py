@@ -97,7 +97,6 @@ class ClaimLease:
         self._journal = journal
         self._spare: dict[int, list[tuple[int, int]]] = {}  # by family: (port, descriptor)
         self._ended = False
-        self._limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
     def end(self) -> None:
         """From now on nothing is claimed or released here."""
@@ -128,7 +127,8 @@ class ClaimLease:
 
     def _bind(self, family: int, port: int) -> tuple[int, int] | None:
         spares = sum(map(len, self._spare.values()))
-        return _bind(family, port) if len(self._sockets) + spares + RESERVED < self._limit else None
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return _bind(family, port) if len(self._sockets) + spares + RESERVED < limit else None
 
     def release(self, claim: Claim) -> None:
         """See `table.PortClaims.release`. Other holders of the socket are told by the next `flush`."""

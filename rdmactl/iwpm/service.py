@@ -11,10 +11,12 @@ import asyncio
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable
 from typing import NamedTuple
 
 from rdmactl.errors import KernelError, LocalError
+from rdmactl.iwpm.addresses import AddressWatch, RdmaAddresses
 from rdmactl.iwpm.claims import ClaimKeeper
 from rdmactl.iwpm.conf import MapperConfig
 from rdmactl.iwpm.events import (
@@ -29,13 +31,16 @@ from rdmactl.iwpm.events import (
     ToPeer,
     Unreachable,
 )
+from rdmactl.iwpm.limits import PeerLimits
 from rdmactl.iwpm.mapper import PortMapper
+from rdmactl.iwpm.settings import MapperSettings
 from rdmactl.iwpm.stats import ANSWER_TIME_BOUNDS_S
 from rdmactl.iwpm.udp import UdpDoors
 from rdmactl.iwpm.view import MappingInfo, dump_lines, mapping_list
 from rdmactl.iwpm.wire import IWPM_PORT
 from rdmactl.netlink.ports import Channel, ChannelSpec, Lane, Received, Reply
 from rdmactl.netlink.rdma import NETLINK_RDMA, RDMA_NL_GROUP_IWPM, RDMA_NL_IWCM, op_of
+from rdmactl.netlink.sockaddr import address_text
 
 __all__ = ["PortMapperService", "PortMapperStatus", "in_initial_netns"]
 
@@ -47,6 +52,9 @@ HEARTBEAT_S = 1.0
 STALL_S = 5.0
 """A pause this long means that requests may have been given up: half of what the kernel waits."""
 
+ADDRESSES_S = 3.0
+"""How long READY waits for the kernel to say which addresses are to be served; it answers in milliseconds."""
+
 RELEASE_S = 0.05
 """Until whoever keeps sockets for us (`vault.py`) hears of released ones; several are then one datagram."""
 
@@ -57,6 +65,8 @@ _NOT_PROCESSED = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.EIN
 
 _WATCHED = {
     "peer_malformed": "datagrams that are no port mapper messages, dropped",
+    "peer_dropped": "datagrams dropped by the kernel: no port mapper messages, or too many at once",
+    "peer_denied": "datagrams dropped of peers that are not allowed, or sent too many",
     "peer_limited": "requests of peers ignored, because too many others are open and unconfirmed",
     "foreign": "netlink messages ignored that did not come from the kernel",
     "kernel_malformed": "messages from the kernel not understood",
@@ -87,6 +97,8 @@ class PortMapperStatus(NamedTuple):
 class PortMapperService:
     """Implements `ports.Service`. `claims` is the process's keeper of ports; `udp_port` is for tests.
 
+    Without `settings` UDP is served on all addresses.
+
     Its life ends with Unavailable when the UDP port is taken.
     """
 
@@ -95,6 +107,7 @@ class PortMapperService:
         config: MapperConfig | None = None,
         claims: ClaimKeeper | None = None,
         *,
+        settings: MapperSettings | None = None,
         random_bytes: Callable[[int], bytes] = os.urandom,
         udp_port: int = IWPM_PORT,
     ) -> None:
@@ -107,7 +120,12 @@ class PortMapperService:
             lease, random_bytes, None if earlier is None else earlier.inherit(lease), peer_port=udp_port
         )
         self._keeper.table = self._mapper.table
-        self._udp = UdpDoors(self._from_peer, port=udp_port)
+        self._settings = MapperSettings(listen="any") if settings is None else settings
+        self._limits = PeerLimits(self._settings.peers, self._settings.peer_rate)
+        self._udp = UdpDoors(self._from_peer, port=udp_port, admit=self._admit, watch=self._watch_socket)
+        self._addresses: AddressWatch | None = None
+        self._addresses_due: float | None = None  # until when READY waits for the addresses
+        self._kernel_agrees = False
         self._lane: Lane | None = None
         self._channel: Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -123,12 +141,10 @@ class PortMapperService:
         self._lane = lane
         self._loop = asyncio.get_running_loop()
         self._alive_at = lane.now()
-        self._udp.open()
-        readable = list(self._udp.sockets())
+        self._udp.open(everywhere=self._settings.listen == "any")
         try:
             self._channel = lane.open(self._channel_spec(), self)
-            for sock, callback in readable:
-                self._loop.add_reader(sock, callback)
+            self._follow_addresses(lane)
             if self._recorded:
                 self._mapper.remember(self._recorded, lane.now())
             self._lease.rewrite(self._mapper.table)
@@ -136,9 +152,9 @@ class PortMapperService:
             self._carry_out()
             await self._beat(lane)
         finally:
-            for sock, _ in readable:
-                self._loop.remove_reader(sock)
             self._udp.close()
+            if self._addresses is not None:
+                self._addresses.close()
             for timer in (self._timer, self._release_timer):
                 if timer is not None:
                     timer.cancel()
@@ -162,7 +178,57 @@ class PortMapperService:
             self._notice_stall(now)
             self._carry_out()
             self._lease.tidy(self._mapper.table)
+            self._look_after_peers(now)
             self._watch.look(self._counters(), now)
+
+    # The doors to the peers.
+
+    def _follow_addresses(self, lane: Lane) -> None:
+        if self._settings.listen != "any" and self._loop is not None:
+            self._addresses_due = lane.now() + ADDRESSES_S
+            self._addresses = AddressWatch(self._addresses_known, self._loop.call_later)
+            self._addresses.open(lane)
+
+    def _addresses_known(self, found: RdmaAddresses) -> None:
+        """Called when it is known which addresses to serve, and whenever that has changed."""
+        if found.hidden and self._settings.listen == "auto":
+            _log.info("serving peers on all addresses: those of device %s cannot be seen", ", ".join(found.hidden))
+            self._udp.listen_on(None)
+        else:
+            texts = sorted(address_text(address.address) for address in found.addresses)
+            _log.info("serving peers on %s", ", ".join(texts) or "no address yet: no iWARP device has one")
+            self._udp.listen_on(found.addresses)
+        self._addresses_due = None
+        self._tell_ready()
+
+    def _tell_ready(self) -> None:
+        if self._kernel_agrees and self._addresses_due is None and self._lane is not None:
+            self._kernel_agrees = False
+            self._lane.ready()
+
+    def _look_after_peers(self, now: float) -> None:
+        """Once a second."""
+        self._mapper.stats.peer_dropped = self._udp.dropped
+        if self._addresses is not None:
+            self._addresses.tick(now)
+            if self._addresses_due is not None and now > self._addresses_due:
+                _log.warning("the kernel does not say which addresses its RDMA devices have")
+                self._addresses_due = None
+                self._tell_ready()
+
+    def _admit(self, source: str) -> bool:
+        if self._limits.admit(source, self._now()):
+            return True
+        self._mapper.stats.peer_denied += 1
+        return False
+
+    def _watch_socket(self, sock: socket.socket, readable: Callable[[], None] | None) -> None:
+        if self._loop is None:
+            return
+        if readable is None:
+            self._loop.remove_reader(sock)
+        else:
+            self._loop.add_reader(sock, readable)
 
     # What others ask, in this lane.
 
@@ -272,8 +338,9 @@ class PortMapperService:
                     self._udp.send(output.data, output.path)
                 elif isinstance(output, Notice):
                     _log.log(logging.WARNING if output.level is Level.WARNING else logging.INFO, "%s", output.text)
-                elif self._lane is not None:
-                    self._lane.ready()
+                else:
+                    self._kernel_agrees = True
+                    self._tell_ready()
             record(table)
 
     def _send_to_kernel(self, output: ToKernel) -> None:

@@ -74,6 +74,10 @@ class Stats:
     """REQUESTs ignored because too many of them were open."""
     peer_malformed: int = 0
     """Datagrams that are no port mapper message."""
+    peer_dropped: int = 0
+    """Datagrams the kernel has dropped for us: no port mapper messages, or more at once than fit into the buffer."""
+    peer_denied: int = 0
+    """Datagrams of peers that are not allowed, or sent too many, not looked at."""
     peer_unsolicited: int = 0
     """ACCEPT, ACK and REJECT that belong to nothing."""
     claim_failures: int = 0

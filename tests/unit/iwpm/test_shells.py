@@ -98,7 +98,7 @@ class Heard:
         self.by_name = {sock.getsockname()[:2]: (sock, callback) for sock, callback in self.doors.sockets()}
 
     def server(self, family: int = V4) -> socket.socket:
-        return self.doors._sockets[Door.SERVER, family]
+        return next(s for p, s in self.doors._sockets.items() if (p.door, p.family) == (Door.SERVER, family))
 
     def wait(self) -> Datagram | Unreachable:
         while not self.events:
@@ -110,6 +110,11 @@ class Heard:
         return self.events.pop(0)
 
 
+def request(family: int = V4) -> bytes:
+    """A REQUEST; only its first byte and its length matter here."""
+    return bytes([4 if family == V4 else 6]) + bytes(63)
+
+
 @pytest.mark.parametrize(("family", "host"), [(V4, "127.0.0.1"), (V6, "::1")])
 def test_a_datagram_comes_with_its_path_and_the_answer_goes_back(family: int, host: str) -> None:
     heard = Heard()
@@ -117,10 +122,10 @@ def test_a_datagram_comes_with_its_path_and_the_answer_goes_back(family: int, ho
     with socket.socket(socket.AddressFamily(family), socket.SOCK_DGRAM) as peer:
         peer.bind((host, 0))
         peer.settimeout(10)
-        peer.sendto(b"x" * 100, (host, port))
+        peer.sendto(request(family), (host, port))
         event = heard.wait()
         assert isinstance(event, Datagram)
-        assert len(event.data) == 65  # enough to see that it is too long
+        assert event.data == request(family)
         assert event.path.door is Door.SERVER
         assert event.path.peer.port == peer.getsockname()[1]
         assert event.path.local == socket.inet_pton(family, host)
@@ -137,7 +142,7 @@ def test_an_answer_leaves_with_the_address_that_was_used() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
         peer.settimeout(10)
-        peer.sendto(b"x", ("127.0.0.9", port))
+        peer.sendto(request(), ("127.0.0.9", port))
         event = heard.wait()
         assert isinstance(event, Datagram)
         heard.doors.send(b"answer", event.path)
@@ -176,7 +181,8 @@ def test_an_error_of_one_does_not_stop_the_next() -> None:
 
 def test_a_missing_family_is_unreachable() -> None:
     heard = Heard()
-    heard.doors._sockets.pop((Door.CLIENT, V6)).close()
+    next(s for p, s in heard.doors._sockets.items() if (p.door, p.family) == (Door.CLIENT, V6)).close()
+    heard.doors._sockets = {p: s for p, s in heard.doors._sockets.items() if (p.door, p.family) != (Door.CLIENT, V6)}
     heard.doors.send(b"data", Path(Door.CLIENT, addr("[::1]:3935")))
     assert heard.events == [Unreachable(b"data", addr("[::1]:3935"))]
     heard.doors.close()
@@ -204,6 +210,77 @@ def test_a_taken_port_is_refused_by_name() -> None:
         UdpDoors(lambda event: None, port=port).open()
     assert caught.value.hint
     first.doors.close()
+
+
+@pytest.mark.parametrize(("family", "host"), [(V4, "127.0.0.1"), (V6, "::1")])
+def test_the_kernel_drops_what_is_no_message(family: int, host: str) -> None:
+    """All lengths and first bytes against both kinds of socket: what passes is what the parser may take."""
+    heard = Heard()
+    server = heard.server(family)
+    client = next(s for p, s in heard.doors._sockets.items() if (p.door, p.family) == (Door.CLIENT, family))
+    version = 4 if family == V4 else 6
+    for sock, answers in ((server, 0), (client, 0x10)):
+        port = sock.getsockname()[1]
+        with socket.socket(socket.AddressFamily(family), socket.SOCK_DGRAM) as peer:
+            before = heard.doors.dropped
+            for length in (0, 1, 47, 49, 63, 65, 1400):
+                peer.sendto(bytes([version | answers]) * length, (host, port))
+            for first in range(256):
+                peer.sendto(bytes([first]) + bytes(47), (host, port))
+            passed = {heard_event.data[0] for heard_event in drain(heard, 8)}
+            assert passed == {first for first in range(256) if first & 0x1F == version | answers}
+            assert heard.doors.dropped - before == 7 + 256 - 8
+    heard.doors.close()
+
+
+def drain(heard: Heard, count: int) -> list[Datagram]:
+    events = [heard.wait() for _ in range(count)]
+    return [event for event in events if isinstance(event, Datagram)]
+
+
+def test_who_is_not_admitted_is_not_heard() -> None:
+    heard = Heard()
+    heard.doors._admit = lambda source: source == "127.0.0.2"
+    port = heard.server().getsockname()[1]
+    for host in ("127.0.0.1", "127.0.0.2"):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+            peer.bind((host, 0))
+            peer.sendto(request(), ("127.0.0.1", port))
+    event = heard.wait()
+    assert isinstance(event, Datagram)
+    assert event.path.peer.address == bytes([127, 0, 0, 2])
+    assert heard.events == []
+    heard.doors.close()
+
+
+def test_addresses_are_followed() -> None:
+    """Loopback is always served; others come and go, and nobody else can have the port for all addresses."""
+    watched: list[tuple[socket.socket, bool]] = []
+    doors = UdpDoors(
+        lambda event: None, port=free_port(), watch=lambda sock, readable: watched.append((sock, readable is not None))
+    )
+    doors.open(everywhere=False)
+    port = doors.listening[0].port
+    with pytest.raises(Unavailable):
+        UdpDoors(lambda event: None, port=port).open()
+    assert {str(address) for address in doors.listening} == {f"127.0.0.1:{port}", f"[::1]:{port}"}
+    doors.listen_on([SockAddr(V4, 0, bytes([127, 0, 0, 9])), SockAddr(V4, 0, bytes([10, 255, 0, 1]))])
+    assert len(doors.listening) == 4
+    doors.listen_on([SockAddr(V4, 0, bytes([127, 0, 0, 9]))])
+    assert f"127.0.0.9:{port}" in {str(address) for address in doors.listening}
+    doors.listen_on(None)
+    assert {str(address) for address in doors.listening} == {f"0.0.0.0:{port}", f"[::]:{port}"}
+    doors.listen_on([])
+    assert len(doors.listening) == 2
+    doors.close()
+    assert sum(opened for _, opened in watched) == len(watched) / 2
+
+
+def free_port() -> int:
+    with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as probe:
+        probe.bind(("::", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 # Configuration and options.

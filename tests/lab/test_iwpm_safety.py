@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Safe from its own host and from the network: foreign HELLO, addresses served, storms, no ports, no descriptors."""
+
+# lab: --timeout 400
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rdmactl.control.client import Client
+from tests.lab.guest import sh, wait_for
+from tests.lab.mapper_world import Listeners, Mapper, Rping, build_listeners, kept, set_up
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+# HELLO, ABI version 4, from a socket of an unprivileged process.
+HELLO = """
+import os, socket, struct
+os.setuid(65534)
+s = socket.socket(16, socket.SOCK_RAW, 20); s.bind((0, 0)); pid = s.getsockname()[0]
+s.send(struct.pack('=IHHII', 24, 0x0808, 1, 0, pid) + struct.pack('=HHHH', 6, 1, 4, 0))
+print(s.recv(8192)[:4].hex())
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def host() -> None:
+    set_up()
+    build_listeners()
+
+
+@pytest.fixture
+def mapper() -> Iterator[Mapper]:
+    mapper = Mapper()
+    yield mapper
+    sh("pkill -x rping; pkill -x listeners; true")
+    wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
+    assert mapper.end() == 0, mapper.text()
+
+
+def counters() -> dict[str, int]:
+    with Client("iwpm", deadline_s=30) as client:
+        found: dict[str, int] = client.call("io.rdmactl.PortMapper.Status", {})["counters"]
+        return found
+
+
+def descriptors(mapper: Mapper) -> int:
+    return len(os.listdir(f"/proc/{mapper.process.pid}/fd"))
+
+
+def served() -> set[str]:
+    """Addresses on which UDP port 3935 is served."""
+    words = [line.split()[3] for line in sh("ss -lunH 'sport = 3935'").splitlines()]
+    return {word.rpartition(":")[0].strip("[]").partition("%")[0] for word in words}
+
+
+def test_an_unprivileged_hello_is_noticed_and_taken_back(mapper: Mapper) -> None:
+    first = Rping("10.9.0.1:7174")
+    wait_for(lambda: "10.9.0.1:7174" in mapper.mappings(), "the mapping")
+    for number in range(2):
+        sh(f"{sys.executable} - <<'END'\n{HELLO}\nEND")
+        local = f"10.9.0.1:{7180 + number}"
+        listener = Rping(local)
+        wait_for(lambda: mapper.mappings().get(local, local) != local, "a mapping in spite of it")  # noqa: B023
+        wait_for(lambda: mapper.text().count("another process had taken over") == number + 1, "the alarm")  # noqa: B023
+        wait_for(lambda: '"checking"' not in state(), "the check")
+        listener.close()
+    first.close()
+
+
+def state() -> str:
+    with Client("iwpm", deadline_s=30) as client:
+        return str(client.call("io.rdmactl.PortMapper.Status", {}))
+
+
+def test_messages_of_other_processes_are_counted_and_ignored(mapper: Mapper) -> None:
+    before = counters()
+    local = struct.pack("=H", 2) + struct.pack(">H", 7174) + bytes([10, 9, 0, 1]) + bytes(120)
+    body = struct.pack("=HHI", 8, 1, 1) + struct.pack("=HH", 132, 2) + local + struct.pack("=HHI", 8, 3, 0)
+    with socket.socket(16, socket.SOCK_RAW, 20) as other:
+        other.bind((0, 0))
+        message = struct.pack("=IHHII", 16 + len(body), 0x0801, 1, 77, other.getsockname()[0]) + body
+        for _ in range(20):
+            other.sendto(message, (mapper.process.pid, 0))
+    wait_for(lambda: lane_counter("foreign") >= 20, "the count")
+    assert mapper.mappings() == {}
+    assert counters()["requests"] == before["requests"]
+
+
+def lane_counter(name: str) -> int:
+    with Client("iwpm", deadline_s=30) as client:
+        lanes = client.call("io.rdmactl.Daemon.Status", {})["lanes"]
+    return int(lanes[0]["counters"][name])
+
+
+def test_only_addresses_of_iwarp_devices_are_served() -> None:
+    """They are followed; with a device whose interface cannot be seen here, all addresses are."""
+    sh("ip netns exec rnic rdma link del siw0")
+    mapper = Mapper()
+    loopback = {"127.0.0.1", "::1"}
+    assert served() == loopback
+    sh("rdma link add siw1 type siw netdev d0")
+    wait_for(lambda: served() >= loopback | {"10.9.0.1", "fd09::1"}, "the device's addresses")
+    assert served() <= loopback | {
+        "10.9.0.1",
+        "fd09::1",
+        *sh("ip -6 -br address show dev d0").replace("/", " ").split(),
+    }
+    sh("ip address add 10.9.7.1/24 dev d0")
+    wait_for(lambda: "10.9.7.1" in served(), "a new address")
+    sh("ip link add link d0 name d0.5 type vlan id 5; ip address add 10.9.5.1/24 dev d0.5; ip link set d0.5 up")
+    wait_for(lambda: "10.9.5.1" in served(), "the address of a VLAN")
+    sh("ip link add x0 type dummy; ip address add 10.8.0.1/24 dev x0; ip link set x0 up; ip link del d0.5")
+    wait_for(lambda: "10.9.5.1" not in served(), "the VLAN to go")
+    sh("ip address del 10.9.7.1/24 dev d0")
+    wait_for(lambda: "10.9.7.1" not in served(), "the address to go")
+    assert "10.8.0.1" not in served()
+    sh("rdma link del siw1; ip netns exec rnic rdma link add siw0 type siw netdev va")
+    wait_for(lambda: served() & {"0.0.0.0", "*", "::"}, "all addresses")
+    listener = Rping("10.9.0.1:7174")
+    wait_for(lambda: "10.9.0.1:7174" in mapper.mappings(), "the mapping")
+    listener.close()
+    assert mapper.end() == 0
+
+
+def test_a_storm_leaves_nothing(mapper: Mapper) -> None:
+    """Thousands of listeners, refused ones among them, garbage on UDP: descriptors and table are as before."""
+    Listeners(10).close()  # what is claimed in advance is there now
+    wait_for(lambda: mapper.mappings() == {}, "the first listeners to end")
+    before = descriptors(mapper)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        for first in range(256):
+            for length in (0, 47, 48, 64, 65, 1400):
+                peer.sendto((bytes([first]) * length), ("10.9.0.1", 3935))
+    for _ in range(3):
+        listeners = Listeners(500)
+        listeners.move(500)
+        listeners.said("moved")
+        listeners.close()
+    wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
+    wait_for(lambda: abs(descriptors(mapper) - before) <= 10, "all descriptors to be closed")
+    assert len(kept()) <= 32
+
+
+def test_no_port_is_free(mapper: Mapper) -> None:
+    """The kernel is told at once, the application goes on unmapped, and the daemon with it."""
+    usual = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    sh("echo 40000 40019 > /proc/sys/net/ipv4/ip_local_port_range")
+    listeners = Listeners(60)
+    assert counters()["claim_failures"] >= 40
+    assert counters()["refusals"] >= 40
+    listeners.close()
+    wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
+    Path("/proc/sys/net/ipv4/ip_local_port_range").write_text(usual)
+    listeners = Listeners(60)
+    assert len(mapper.mappings()) == 60
+    assert all(local != mapped for local, mapped in mapper.mappings().items())
+    listeners.close()
+
+
+def test_no_descriptor_is_left(mapper: Mapper) -> None:
+    """Some are held back, so that the daemon can still be asked; afterwards all is as before."""
+    limit = descriptors(mapper) + 100
+    usual = resource.prlimit(mapper.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(mapper.process.pid, resource.RLIMIT_NOFILE, (limit, usual[1]))
+    listeners = Listeners(200)
+    assert counters()["claim_failures"] >= 90
+    resource.prlimit(mapper.process.pid, resource.RLIMIT_NOFILE, usual)
+    listeners.close()
+    wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
+    listeners = Listeners(200)
+    assert len([local for local, mapped in mapper.mappings().items() if local != mapped]) == 200
+    listeners.close()
+
+
+def test_a_flood_while_the_kernel_overruns(mapper: Mapper) -> None:
+    """Stopped while hundreds of listeners end, with a small receive buffer: nothing is left over."""
+    listeners = Listeners(200)
+    os.kill(mapper.process.pid, signal.SIGSTOP)
+    assert listeners.process.stdin is not None
+    listeners.process.stdin.close()
+    os.kill(mapper.process.pid, signal.SIGCONT)
+    assert listeners.process.wait(120) == 0
+    wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
+
+
+def test_rdma_cores_mapper_is_refused_while_ours_runs(mapper: Mapper) -> None:
+    """It wants UDP port 3935 on all addresses; loopback is always ours."""
+    done = subprocess.run(["/usr/sbin/iwpmd", "--systemd"], timeout=60, check=False, capture_output=True)
+    assert done.returncode == 1
+    listener = Rping("10.9.0.1:7174")
+    wait_for(lambda: "10.9.0.1:7174" in mapper.mappings(), "the mapping")
+    listener.close()
