@@ -79,17 +79,8 @@ def _dispatch(context: Context, arguments: Arguments) -> int:
         case "host":
             from rdmactl.cli.iseradm_host import host_mode as mode
         case _:
-            return _firmware(context)
+            from rdmactl.cli.iseradm_fw import firmware_mode as mode
     return mode(context, arguments)
-
-
-def _firmware(context: Context) -> int:
-    """Firmware that has targets for us is visible in sysfs, or there is none."""
-    tables = os.path.join(context.sysfs, "firmware")
-    names = os.listdir(tables) if os.path.isdir(tables) else []
-    if any(name == "ibft" or name.startswith("iscsi_boot") for name in names):
-        raise Exit(7, "Firmware mode is not supported yet.")
-    raise Exit(21, "Could not get list of targets from firmware. (err 21)")
 
 
 def _stop_daemon(context: Context, priority: int) -> int:

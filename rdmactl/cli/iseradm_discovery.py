@@ -34,6 +34,8 @@ _ANSWER_S = 60.0
 def discovery_mode(context: Context, arguments: Arguments) -> int:
     """Returns the exit status."""
     _refuse_types(arguments, isns_portal="<ipaddr>:[<ipport>]")
+    if arguments.type == "fw":
+        return _firmware(context, arguments)
     if arguments.type == _SENDTARGETS:
         portal = _portal(arguments, "<ipaddr>[:<ipport>]")
         return _discover(context, arguments, _fresh_record(context, arguments, portal))
@@ -58,6 +60,8 @@ def discoverydb_mode(context: Context, arguments: Arguments) -> int:
         raise Exit(7, "Invalid operation. Operation not supported.")
     if arguments.discover or arguments.type == "slp":
         _refuse_types(arguments, isns_portal="<ipaddr>[:<ipport>]")
+    if arguments.type == "fw":
+        return _firmware(context, arguments)
     portal = _portal(arguments, "<ipaddr>[:<ipport>]")
     if arguments.discover:
         return _discover(context, arguments, _kept_record(context, arguments, portal))
@@ -71,8 +75,12 @@ def _refuse_types(arguments: Arguments, *, isns_portal: str) -> None:
     if arguments.type == "isns":
         _portal(arguments, isns_portal)
         raise Exit(7, "iSNS discovery is not supported yet.")
-    if arguments.type == "fw":
-        raise Exit(7, "Firmware discovery is not supported yet.")
+
+
+def _firmware(context: Context, arguments: Arguments) -> int:
+    from rdmactl.cli.iseradm_fw import discover_firmware
+
+    return discover_firmware(context, arguments)
 
 
 def _given_portal(arguments: Arguments) -> PortalOption | None:

@@ -77,7 +77,7 @@ def test_without_the_daemon(machine: Machine, words: Sequence[str]) -> None:
     [
         (("-m", "fw"), 21),
         (("-m", "discovery", "-t", "isns", "-p", "192.0.2.1"), 7),
-        (("-m", "discovery", "-t", "fw"), 7),
+        (("-m", "discovery", "-t", "fw"), 21),
         (("-m", "node", "--rescan"), 21),
         (("-m", "host", "-C", "stats"), 12),
         (("-m", "nonsense"), 7),
