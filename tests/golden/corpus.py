@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The recorded runs in tests/data/golden/iscsiadm: INDEX.txt says what was run, in which order, on which fixture.
+"""Recorded runs of iscsiadm in a directory: INDEX.txt says what was run, in which order, on which fixture.
 
 A scenario is a list of steps; the state one leaves is the start of the next. A step with a name is a case; its file,
-where there is one, has the exact command and what it printed.
+where there is one, has the exact command and what it printed. A case without file is run, and its status is compared.
 """
 
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Case", "Expected", "Step", "scenarios"]
+__all__ = ["DIRECTORY", "Case", "Expected", "Step", "configuration", "scenarios"]
 
 DIRECTORY = Path(__file__).parents[1] / "data" / "golden" / "iscsiadm"
+"""The corpus that belongs to the project."""
 
 _CASE = re.compile(r"  ([a-z]\d\d-\d\d-(\S+))\.txt\s+(\d+)\s+(.*)")
 _SCENARIO = re.compile(r"S(\d+)\s")
@@ -34,6 +36,11 @@ class Step(NamedTuple):
     text: str
     case: Case | None = None
 
+    @property
+    def cut_short(self) -> bool:
+        """The index has only the beginning of the command, and there is no file that has the rest."""
+        return self.text.endswith("...") or self.text.endswith("…")
+
 
 class Case(NamedTuple):
     """A step with a name. `expected` is None when its file is not in the corpus."""
@@ -43,17 +50,18 @@ class Case(NamedTuple):
     expected: Expected | None
 
 
-def scenarios() -> dict[str, list[Step]]:
+@cache
+def scenarios(directory: Path = DIRECTORY) -> dict[str, list[Step]]:
     """The steps of each scenario: "S1", "S2", ..."""
     found: dict[str, list[Step]] = {}
     steps: list[Step] = []
-    for line in (DIRECTORY / "INDEX.txt").read_text().splitlines():
+    for line in (directory / "INDEX.txt").read_text().splitlines():
         scenario = _SCENARIO.match(line)
         case = _CASE.match(line)
         if scenario:
             steps = found.setdefault(f"S{scenario[1]}", [])
         elif case:
-            expected = _read(DIRECTORY / f"{case[1]}.txt")
+            expected = _read(directory / f"{case[1]}.txt")
             command = expected.command if expected else case[4]
             steps.append(Step(command, Case(case[2], int(case[3]), expected)))
         elif line.startswith("      "):
@@ -74,9 +82,9 @@ def _read(path: Path) -> Expected | None:
     return Expected(command, stdout, stderr, status)
 
 
-def configuration(path_stem: str) -> str | None:
+def configuration(path_stem: str, directory: Path = DIRECTORY) -> str | None:
     """The iscsid.conf a case of group b11 shows, from its lines "| ..."."""
-    matches = list(DIRECTORY.glob(f"*-{path_stem}.txt"))
+    matches = list(directory.glob(f"*-{path_stem}.txt"))
     if not matches:
         return None
     lines = [line for line in matches[0].read_text().splitlines(keepends=True) if line.startswith("| ")]

@@ -7,27 +7,36 @@ takes the same records the real one takes, through the same conversion.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from unittest import mock
 
+from rdmactl.cli.iseradm import run
 from rdmactl.cli.iseradm_context import Context
 from rdmactl.control.client import RemoteError
 from rdmactl.errors import Unavailable
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.api import LoginRequest
 from rdmactl.iscsi.portal import Portal
+from rdmactl.netlink.iscsi_stats import SESSION_COUNTERS
 from rdmactl.records.requests import discovery_request, login_request
 from tests.fake.iscsi_sysfs import FakeSysfs
+from tests.golden.shell import Result
 
-__all__ = ["World"]
+__all__ = ["CONFIGURATION", "HOST_NAME", "T1", "T2", "World"]
 
 T1 = "iqn.2003-01.org.linux-iscsi.san:t1"
 T2 = "iqn.2003-01.org.linux-iscsi.san:t2"
 HOST_NAME = "iqn.2016-04.com.open-iscsi:host1"
 HOST1 = "10.9.0.1"  # what host1.example means
 FIRST_HOST_NO = 6
+SILENT, CLOSING = Portal("10.9.0.77"), Portal("10.9.0.1", 7777)
 DAEMON_PID = 4711
 
 CONFIGURATION = """\
@@ -61,7 +70,7 @@ class World:
         self.targets: dict[str, Target] = {}
         self.discovery_chap: tuple[str, str] | None = None
         self.next_sid, self.next_host, self.next_disk = 1, FIRST_HOST_NO, 0
-        self.last_first = False
+        self.last_first = self.mounted = False
         self.sysfs_root = directory / "sys"
         self.sysfs = FakeSysfs(self.sysfs_root)
         (self.sysfs_root / "class/net/lo").mkdir(parents=True)
@@ -86,8 +95,23 @@ class World:
             self.sysfs.add_transport(transport, handle, 0)
         self.next_sid, self.next_host, self.next_disk = 1, FIRST_HOST_NO, 0
 
-    def context(self) -> Context:
-        return _Context(self)
+    def iscsiadm(self, words: list[str]) -> Result:
+        """One run of the program in this process."""
+        stdout, stderr = io.StringIO(), io.StringIO()
+        environment = {
+            "RDMACTL_STATE_DIRECTORY": str(self.state),
+            "RDMACTL_CONFIG_DIRECTORY": str(self.config),
+            "RDMACTL_RUNTIME_DIRECTORY": str(self.directory / "run"),
+        }
+        self.last_first = "node" in words
+        with (
+            mock.patch.dict(os.environ, environment),
+            mock.patch("socket.getaddrinfo", _getaddrinfo),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+        ):
+            status = run(_Context(self), words)
+        return Result(stdout.getvalue(), stderr.getvalue(), status)
 
     # What the daemon does
 
@@ -95,10 +119,12 @@ class World:
         request = discovery_request(wire, HOST_NAME)
         where = str(request.portal)
         if request.portal.address == "nosuch.invalid":
-            raise RemoteError(f"{where}: cannot be resolved", code="iscsi", err=4)
+            text = f'cannot resolve "{request.portal.address}": Temporary failure in name resolution'
+            raise RemoteError(text, code="unresolved", err=4)
         asked = request.portal._replace(address=_numeric(request.portal.address))
         if not any(asked in target.portals for target in self.targets.values()):
-            raise RemoteError(f"{where} does not answer", code="iscsi", err=11)
+            cause = {SILENT: "silent", CLOSING: "closed"}.get(request.portal, "refused")
+            raise RemoteError(f"{where} does not answer", code=cause, err=11)
         if self.discovery_chap not in (None, (request.chap.username, request.chap.password)):
             raise RemoteError(f"{where} did not accept the credentials", code="iscsi", err=24)
         return [
@@ -170,10 +196,21 @@ class World:
             self.sysfs.add_lun(sid, host, lun, f"sd{chr(ord('a') + self.next_disk % 26)}")
             self.next_disk += 1
 
+    def statistics(self, sid: int) -> dict[str, Any]:
+        session = sysfs.session(sid, str(self.sysfs_root))
+        assert session is not None
+        named = ("tx_sendpage_failures", "rx_discontiguous_hdr", "eh_abort_cnt") if session.transport == "tcp" else ()
+        return {
+            "fixed": [{"name": name, "value": sid} for name in SESSION_COUNTERS],
+            "named": [{"name": name, "value": 0} for name in named],
+        }
+
     def log_out(self, sid: int) -> None:
         session = sysfs.session(sid, str(self.sysfs_root))
         if session is None:
             raise RemoteError("no such session", code="iscsi", err=2)
+        if self.mounted and "iscsid.safe_logout = Yes" in (self.config / "iscsid.conf").read_text():
+            raise RemoteError(f"session {sid} is in use: sda is mounted on /mnt", code="iscsi", err=28)
         self.sysfs.remove_connection(sid, session.host_no)
         self.sysfs.remove_session(sid, session.host_no)
 
@@ -214,8 +251,10 @@ class _Client:
     def call(self, method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
         if method == "io.rdmactl.Daemon.Status":
             return {"roles": ["initiator"], "pid": DAEMON_PID}
-        assert method == "io.rdmactl.Initiator.Discover"
         assert parameters is not None
+        if method == "io.rdmactl.Initiator.Statistics":
+            return self._world.statistics(parameters["sid"])
+        assert method == "io.rdmactl.Initiator.Discover"
         return {"targets": self._world.discover(parameters["record"])}
 
     def more(self, method: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -244,3 +283,10 @@ class _Client:
 
 def _numeric(address: str) -> str:
     return HOST1 if address == "host1.example" else address
+
+
+def _getaddrinfo(host: str, *_: object, **__: object) -> list[tuple[int, int, int, str, tuple[str, int]]]:
+    """The corpus's host names."""
+    if host.endswith(".invalid"):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (_numeric(host), 0))]

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every case of the corpus that comes out otherwise than recorded, with its reason: one table.
+
+docs/compatibility.md says the same in full; a test holds the two together. Not here: what is free in any case
+(`compare.py`).
+"""
+
+from __future__ import annotations
+
+__all__ = ["DELIBERATE", "DIFFERENT_WITHOUT_KERNEL", "ELSEWHERE", "LATER", "reason"]
+
+Table = dict[str, set[str]]
+
+LATER: Table = {
+    "iSNS": {
+        "ddb-isns-D",
+        "ddb-isns-list",
+        "ddb-isns-show",
+        "ddb-isns-tree",
+        "discoveryd-isns-sessions",
+        "isns",
+        "isns-ddb-D",
+        "isns-ddb-delete",
+        "isns-ddb-show-missing",
+        "isns-disc-list",
+        "isns-disc-list-P1",
+        "isns-empty",
+        "isns-login",
+        "isns-node-discovery-keys",
+        "isns-nonpersistent",
+        "isns-notisns",
+        "isns-port",
+        "isns-refused",
+        "isns-show-op",
+        "isns-tree",
+    },
+    "the discovery daemon": {
+        "discoveryd-st-node-db",
+        "discoveryd-st-portal-back",
+        "discoveryd-st-portal-gone",
+        "discoveryd-st-sessions",
+        "kill-discoveryd",
+    },
+}
+"""What is not there yet."""
+
+DELIBERATE: Table = {
+    "iscsid.conf counts for new records also while no daemon runs, and nothing is said about the daemon": {
+        "nodaemon-node-new",
+        "nodaemon-node-show",
+        "startup-true",
+    },
+    "iscsid.conf counts for new records of the interface iser as for every other": {"node-show-iser"},
+    "the module of a transport is the daemon's business": {"nomodule-discovery"},
+    "states of a session come from the kernel, not from the daemon": {"session-nodaemon-P1"},
+    "nonpersistent means that nothing is recorded, whatever else is asked": {"nonpersistent-new"},
+    "a name that is too long is refused, not recorded in part": {"node-new-list", "node-list-P1-odd"},
+    "a value with a line feed is refused: it could set another key": {"value-newline"},
+    "there is no lock file that could go stale": {"stale-lock"},
+    "what is written into the tree of files by hand is not read": {
+        "file-bad-enum-update",
+        "file-unknown-key-show",
+    },
+}
+"""What is better as it is here."""
+
+DIFFERENT_WITHOUT_KERNEL: Table = {
+    "discovery over iSER is the daemon's work, which is played": {"disc-I-iser", "disc-I-two"},
+}
+"""What the played daemon cannot do; on the real kernel these come out as recorded."""
+
+ELSEWHERE: Table = {
+    "a program of open-iscsi's other than iscsiadm": {
+        "iscsi-iname",
+        "iscsi-iname-badopt",
+        "iscsi-iname-help",
+        "iscsi-iname-p",
+        "iscsi-iname-p-noarg",
+        "iscsi_discovery-noargs",
+        "iscsid-badopt",
+        "iscsid-help",
+        "iscsid-noiname",
+        "iscsid-second",
+        "iscsid-version",
+        "iscsistart-P",
+        "iscsistart-Pbad",
+        "iscsistart-b",
+        "iscsistart-b-again",
+        "iscsistart-b-none",
+        "iscsistart-badopt",
+        "iscsistart-f",
+        "iscsistart-fw-none",
+        "iscsistart-help",
+        "iscsistart-manual",
+        "iscsistart-missing",
+        "iscsistart-noargs",
+        "iscsistart-session-nodaemon",
+        "iscsistart-session-u",
+        "iscsistart-version",
+        "session-nodb-logout",
+    },
+    "a second kind of target, which the lab does not have": {
+        "disc",
+        "disc-acl-none",
+        "login-absent",
+        "login-acl-none",
+        "login-all",
+        "login-both",
+        "session-P3-two-targets",
+    },
+}
+"""What is not about this program, or cannot be set up in the lab."""
+
+
+def reason(name: str) -> str | None:
+    """Why a case comes out otherwise on a real kernel; None when it should not."""
+    for title, table in (("later", LATER), ("deliberate", DELIBERATE), ("elsewhere", ELSEWHERE)):
+        for words, names in table.items():
+            if name in names:
+                return f"{title}: {words}"
+    return None
