@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -43,6 +44,8 @@ _START_S = 30.0
 _READY_S = 60.0
 # How often a service that does not become ready is asked whether it has failed.
 _LOOK_S = 0.25
+# A collection every few thousand mappings. What cycles there are (exceptions, mostly) is small.
+_GARBAGE_OBJECTS = 20_000
 # Cancelling a service closes sockets and cannot wait for a peer.
 _STOP_S = 5.0
 
@@ -144,6 +147,11 @@ class _Daemon:
         alive = asyncio.create_task(_keep_alive())
         try:
             await self._wait_ready()
+            # What is there by now stays; the collector need not walk through it each time it looks for cycles, and it
+            # looks less often: what a message of the kernel leaves behind is no garbage but the table.
+            gc.collect()
+            gc.freeze()
+            gc.set_threshold(_GARBAGE_OBJECTS)
             self._program.serving()
             tell("READY=1", "STATUS=serving")
             await alive

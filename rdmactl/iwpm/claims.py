@@ -122,7 +122,7 @@ class ClaimLease:
                 return None
             self._vaults.keep({Claim(family, found[0]): found[1]})
         bound, descriptor = found
-        self._sockets[Claim(family, bound)] = descriptor
+        self._sockets[tuple.__new__(Claim, (family, bound))] = descriptor
         return bound
 
     def _bind(self, family: int, port: int) -> tuple[int, int] | None:
@@ -176,10 +176,12 @@ class ClaimLease:
 
     def record(self, table: MappingTable) -> None:
         """Put the changes of the table where they survive this process."""
-        if self._journal is not None and not self._ended:
-            changes = table.take_changes()
-            if changes:
-                self._journal.append(changes)
+        if self._ended:
+            return
+        if self._journal is None:
+            table.changed.clear()
+        elif table.changed:
+            self._journal.append(table.take_changes())
 
     def tidy(self, table: MappingTable) -> None:
         """What needs no hurry, once a second: try again what failed, keep the journal short."""

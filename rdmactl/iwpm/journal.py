@@ -30,7 +30,6 @@ _log = logging.getLogger(__name__)
 _HEAD = b"iwpm journal 1\n\0"
 _RECORD = struct.Struct("!BBBBHHIII16s16s")  # family, kind, port mapped, 0, local and mapped port, refs, refused, scope
 _KINDS = tuple(Kind)
-_KIND_NUMBERS = {kind: number for number, kind in enumerate(_KINDS)}
 _ADDRESS_BYTES = {AF_INET: 4, AF_INET6: 16}
 
 SLACK_RECORDS = 4096
@@ -41,19 +40,19 @@ def pack(states: Iterable[MappingState]) -> bytes:
     """Records as they are in the file, behind its head."""
     return b"".join(
         _RECORD.pack(
-            state.local.family,
-            _KIND_NUMBERS[state.kind],
-            state.port_mapped,
+            local.family,
+            _KINDS.index(kind),
+            port_mapped,
             0,
-            state.local.port,
-            state.mapped.port,
-            state.refs,
-            state.refused,
-            state.local.scope_id,
-            state.local.address,
-            state.mapped.address,
+            local.port,
+            mapped.port,
+            refs,
+            refused,
+            local.scope_id,
+            local.address,
+            mapped.address,
         )
-        for state in states
+        for local, mapped, kind, refs, refused, port_mapped in states
     )
 
 

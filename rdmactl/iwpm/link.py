@@ -19,6 +19,7 @@ from typing import NamedTuple
 from rdmactl.iwpm.events import KernelReply, Outbox
 from rdmactl.iwpm.states import HOLDING, LINK, LinkEvent, LinkState, advance
 from rdmactl.iwpm.stats import Stats
+from rdmactl.iwpm.timers import earliest
 from rdmactl.netlink.rdma import (
     IWPM_ABI_VERSION,
     IWPM_ABI_VERSION_MIN,
@@ -227,9 +228,7 @@ class KernelLink:
 
     def wake_at(self) -> float | None:
         """When `tick` has something to do."""
-        times = [time for time in (self._timer, self._check_at) if time is not None]
-        times.extend(resend.due for resend in self._resends)
-        return min(times, default=None)
+        return earliest(self._timer, self._check_at, *[resend.due for resend in self._resends])
 
     def _send_again(self, resend: _Resend, now: float) -> None:
         if resend.asked_at is None:

@@ -31,6 +31,7 @@ from rdmactl.iwpm.passive import PassiveSide
 from rdmactl.iwpm.report import reconcile
 from rdmactl.iwpm.stats import Stats
 from rdmactl.iwpm.table import MappingState, MappingTable, PortClaims, Refusal
+from rdmactl.iwpm.timers import earliest
 from rdmactl.iwpm.wire import ACCEPT, ACK, IWPM_PORT, REQUEST, WireMessage, parse
 from rdmactl.netlink.message import NLMSG_MIN_TYPE, Message
 from rdmactl.netlink.rdma import (
@@ -163,8 +164,7 @@ class PortMapper:
 
     def wake_at(self) -> float | None:
         """When `tick` is to be called, at the latest."""
-        times = (self.link.wake_at(), self._active.wake_at(), self._passive.wake_at(), self._retry_claims_at)
-        return min((time for time in times if time is not None), default=None)
+        return earliest(self.link.wake_at(), self._active.wake_at(), self._passive.wake_at(), self._retry_claims_at)
 
     # From the kernel.
 

@@ -327,10 +327,13 @@ class PortMapperService:
 
     def _carry_out(self) -> None:
         """Do what the engine wants done, in its order; what fails at once is told to it, and may bring more."""
-        take_output = self._mapper.take_output
-        record, table = self._lease.record, self._mapper.table
-        record(table)  # before anybody is told of it
-        while outputs := take_output():
+        take_output, table = self._mapper.take_output, self._mapper.table
+        while True:
+            if table.changed:
+                self._lease.record(table)  # before anybody is told of it
+            outputs = take_output()
+            if not outputs:
+                return
             for output in outputs:
                 if isinstance(output, ToKernel):
                     self._send_to_kernel(output)
@@ -341,7 +344,6 @@ class PortMapperService:
                 else:
                     self._kernel_agrees = True
                     self._tell_ready()
-            record(table)
 
     def _send_to_kernel(self, output: ToKernel) -> None:
         channel, lane = self._channel, self._lane

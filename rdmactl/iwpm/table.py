@@ -133,7 +133,8 @@ class MappingTable:
         self._claim_users: dict[Claim, int] = {}
         self._unclaimed: dict[MappingKey, Mapping] = {}
         self._refused: dict[MappingKey, int] = {}
-        self._changed: dict[MappingKey, SockAddr] = {}
+        self.changed: dict[MappingKey, SockAddr] = {}
+        """What `take_changes` will tell of."""
 
     def inherit(self, claims: PortClaims) -> MappingTable:
         """A table with the same entries for the next instance: the kernel's report may not tell all of them."""
@@ -144,7 +145,7 @@ class MappingTable:
                 heir._claim_users[mapping.claim] = heir._claim_users.get(mapping.claim, 0) + 1
         heir._unclaimed = dict(self._unclaimed)
         heir._refused = dict(self._refused)
-        heir._changed = dict(self._changed)
+        heir.changed = dict(self.changed)
         return heir
 
     def load(self, states: Iterable[MappingState], now: float) -> None:
@@ -167,10 +168,10 @@ class MappingTable:
 
     def take_changes(self) -> list[MappingState]:
         """What has become of each address that has changed since the last call."""
-        changed = self._changed
+        changed = self.changed
         if not changed:
             return []
-        self._changed = {}
+        self.changed = {}
         return [self._state(local) for local in changed.values()]
 
     def _state(self, local: SockAddr) -> MappingState:
@@ -178,10 +179,10 @@ class MappingTable:
         mapping = self._mappings.get(key)
         refused = self._refused.get(key, 0)
         if mapping is None:
-            return MappingState(local, local, Kind.RESTORED, 0, refused, False)
-        return MappingState(
-            mapping.local, mapping.mapped, mapping.kind, mapping.refs, refused, mapping.claim is not None
-        )
+            state = (local, local, Kind.RESTORED, 0, refused, False)
+        else:
+            state = (mapping.local, mapping.mapped, mapping.kind, mapping.refs, refused, mapping.claim is not None)
+        return tuple.__new__(MappingState, state)  # for each message of the kernel: cheaper than the class's own way
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -230,7 +231,7 @@ class MappingTable:
         """Note that the kernel will send a REMOVE for an id that has no mapping."""
         key = key_of(local)
         self._refused[key] = self._refused.get(key, 0) + 1
-        self._changed[key] = local
+        self.changed[key] = local
         return reason
 
     def remove(self, local: SockAddr) -> Mapping | None:
@@ -241,7 +242,7 @@ class MappingTable:
         key = key_of(local)
         refused = self._refused.get(key, 0)
         if refused:
-            self._changed[key] = local
+            self.changed[key] = local
             if refused == 1:
                 del self._refused[key]
             else:
@@ -251,7 +252,7 @@ class MappingTable:
         if mapping is None:
             return None
         mapping.refs -= 1
-        self._changed[key] = local
+        self.changed[key] = local
         if mapping.refs == 0:
             self.drop(mapping)
             return mapping
@@ -260,7 +261,7 @@ class MappingTable:
     def drop(self, mapping: Mapping) -> None:
         """Forget a mapping and give its port back."""
         key = mapping.key
-        self._changed[key] = mapping.local
+        self.changed[key] = mapping.local
         del self._mappings[key]
         self._unclaimed.pop(key, None)
         port_key = key[:2]
@@ -286,7 +287,7 @@ class MappingTable:
         claim = None if mapped.port == local.port else Claim(local.family, mapped.port)
         mapping = Mapping(local, mapped, Kind.RESTORED, claim, now)
         self._enter(mapping, refs)
-        self._changed[mapping.key] = local
+        self.changed[mapping.key] = local
         return mapping
 
     def _enter(self, mapping: Mapping, refs: int) -> None:
@@ -300,13 +301,13 @@ class MappingTable:
         """What the kernel's report says about the number of ids."""
         if mapping.refs != refs:
             mapping.refs = refs
-            self._changed[mapping.key] = mapping.local
+            self.changed[mapping.key] = mapping.local
 
     def set_refused(self, refused: dict[MappingKey, int]) -> None:
         """Replace the counts of refusals by what the kernel's report implies."""
         for key in self._refused.keys() | refused.keys():
             if self._refused.get(key) != refused.get(key):
-                self._changed[key] = SockAddr(key.family, key.port, key.address)
+                self.changed[key] = SockAddr(key.family, key.port, key.address)
         self._refused = refused
 
     def retry_claims(self, limit: int) -> list[Mapping]:
@@ -348,7 +349,7 @@ class MappingTable:
     def _reference(self, mapping: Mapping, now: float) -> Mapping:
         mapping.refs += 1
         mapping.touched = now
-        self._changed[mapping.key] = mapping.local
+        self.changed[mapping.key] = mapping.local
         return mapping
 
     def _create(self, local: SockAddr, map_port: bool, kind: Kind, now: float) -> Mapping | Refusal:
@@ -358,12 +359,12 @@ class MappingTable:
             port = self._claim_other_than(local.family, local.port)
             if port is None:
                 return self.refuse(local, Refusal.NO_PORT)
-            claim = Claim(local.family, port)
+            claim = tuple.__new__(Claim, (local.family, port))
             self._claim_users[claim] = self._claim_users.get(claim, 0) + 1
             mapped = local.with_port(port)
         mapping = Mapping(local, mapped, kind, claim, now)
         self._index(mapping)
-        self._changed[mapping.key] = local
+        self.changed[mapping.key] = local
         return mapping
 
     def _claim_other_than(self, family: int, avoid: int) -> int | None:

@@ -10,7 +10,16 @@ from heapq import heappop, heappush
 from itertools import count
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Timed", "Timers"]
+__all__ = ["Timed", "Timers", "earliest"]
+
+
+def earliest(*times: float | None) -> float | None:
+    """The first of the times that are given."""
+    found = None
+    for time in times:
+        if time is not None and (found is None or time < found):
+            found = time
+    return found
 
 
 class Timed(Protocol):

@@ -155,7 +155,10 @@ class NetlinkChannel:
         if self._closed:
             raise LocalError("the netlink channel is closed", code="channel-closed")
         if seq is None:
-            seq = self._next_seq()
+            seq = self._seq
+            if seq in self._outstanding:
+                seq = self._next_seq()
+            self._seq = (seq + 1) & _SEQ_MASK
         elif seq in self._outstanding:
             raise LocalError(f"sequence number {seq} is still waiting for its answer")
         datagram = build(type, payload, flags=flags, seq=seq, pid=self.portid)
@@ -184,7 +187,6 @@ class NetlinkChannel:
         seq = self._seq
         while seq in self._outstanding:
             seq = (seq + 1) & _SEQ_MASK
-        self._seq = (seq + 1) & _SEQ_MASK
         return seq
 
     def _gather(self, item: tuple[bytes, int, int] | None) -> None:

@@ -99,8 +99,7 @@ class ServiceLane:
 
     # ---------------------------------------------------------------- for the service
 
-    def now(self) -> float:
-        return time.monotonic()
+    now = staticmethod(time.monotonic)
 
     def open(self, spec: ChannelSpec, handler: ChannelHandler) -> NetlinkChannel:
         """See `ports.Lane.open`. Unavailable or KernelError when the socket cannot be had."""

@@ -6,10 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rdmactl.errors import KernelError
 from rdmactl.netlink import rdma
-from rdmactl.netlink.message import attributes, split
+from rdmactl.netlink.message import attribute, attributes, split
 from rdmactl.netlink.sockaddr import SockAddr
 from tests.fake import iwcm_messages as say
 
@@ -140,3 +142,22 @@ def test_types() -> None:
 def test_handle_err_0_cannot_be_built() -> None:
     with pytest.raises(AssertionError):
         rdma.handle_err(1, 0)
+
+
+@given(seq=st.integers(0, 2**32 - 1), flags=st.integers(0, 2**32 - 1), storage=st.binary(min_size=128, max_size=128))
+def test_the_usual_shape_of_a_request_is_read_as_any_other(seq: int, flags: int, storage: bytes) -> None:
+    """An attribute more, which nobody knows, sends the same request the long way."""
+    for family in (b"\x02\x00", b"\x0a\x00", storage[:2]):
+        seq_part, address = attribute(1, seq.to_bytes(4, "little")), attribute(2, family + storage[2:])
+        add = seq_part + address + attribute(3, flags.to_bytes(4, "little"))
+        remove = seq_part + address
+        unknown = attribute(77, b"")
+        assert outcome(rdma.parse_add_mapping, add, 4) == outcome(rdma.parse_add_mapping, add + unknown, 4)
+        assert outcome(rdma.parse_remove_mapping, remove) == outcome(rdma.parse_remove_mapping, remove + unknown)
+
+
+def outcome(parse: Callable[..., object], *arguments: object) -> object:
+    try:
+        return parse(*arguments)
+    except KernelError as error:
+        return str(error)
