@@ -199,3 +199,19 @@ def kept() -> set[int]:
 
 def ports(mappings: dict[str, str]) -> set[int]:
     return {int(mapped.rpartition(":")[2]) for mapped in mappings.values()}
+
+
+def stop_keeper() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.connect(KEEPER)
+        client.send(keeper.QUIT)
+    wait_for(lambda: not Path(KEEPER).exists(), "the end of the keeper")
+
+
+def is_taken(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("0.0.0.0", port))
+        except OSError:
+            return True
+    return False

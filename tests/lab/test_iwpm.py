@@ -18,7 +18,7 @@ import pytest
 
 from rdmactl.control.client import Client
 from tests.lab.guest import sh, wait_for
-from tests.lab.mapper_world import C_IWPMD, ROOT, Mapper, RealWorld, Rping, rping_client, set_up
+from tests.lab.mapper_world import C_IWPMD, ROOT, Mapper, RealWorld, Rping, rping_client, set_up, stop_keeper
 from tests.scenarios.iwpm import SCENARIOS, Scenario, settle
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -114,6 +114,7 @@ def test_rdma_cores_is_succeeded() -> None:
     assert f":{port} " in sh("ip netns exec rnic ss -ltnH")
     assert rping_client("10.9.0.1:7174")
     ours.end(signal.SIGKILL)
+    stop_keeper()  # as the manual page says: it would keep the ports from a successor that does not know it
     successor = Mapper(C_IWPMD)
     assert rping_client("10.9.0.1:7174")
     listener.close()
@@ -162,8 +163,8 @@ def test_a_flood_of_requests_and_garbage(world: RealWorld) -> None:
         assert world.connect(listener.local)
     with Client("iwpm", deadline_s=10) as client:
         counters = client.call("io.rdmactl.PortMapper.Status", {})["counters"]
-    assert counters["peer_malformed"] > 0
-    assert counters["peer_limited"] > 0
+    assert counters["peer_dropped"] > 0
+    assert counters["peer_limited"] + counters["peer_denied"] > 0
     assert counters["peer_accepts"] < 500  # those of one source in these seconds, and the connection's
-    assert world.mapper.text().count("datagrams that are no port mapper messages") == 1
+    assert world.mapper.text().count("datagrams dropped by the kernel") == 1
     listener.close()

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from rdmactl.control.client import Client
-from rdmactl.iwpm import keeper
 from tests.lab.guest import sh, wait_for
 from tests.lab.mapper_world import (
     KEEPER,
@@ -22,10 +20,12 @@ from tests.lab.mapper_world import (
     Mapper,
     Rping,
     build_listeners,
+    is_taken,
     kept,
     ports,
     rping_client,
     set_up,
+    stop_keeper,
 )
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
@@ -43,22 +43,6 @@ def host() -> None:
 def nothing_left() -> Iterator[None]:
     yield
     sh("pkill -x listeners; pkill -x rping; true")
-
-
-def stop_keeper() -> None:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
-        client.connect(KEEPER)
-        client.send(keeper.QUIT)
-    wait_for(lambda: not Path(KEEPER).exists(), "the end of the keeper")
-
-
-def is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("0.0.0.0", port))
-        except OSError:
-            return True
-    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["kill -9", "upgrade"])
