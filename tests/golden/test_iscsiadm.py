@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every recorded run of iscsiadm 2.1.8 that needs neither a kernel nor another program: the same words, the same status.
+"""Every recorded run of iscsiadm that needs neither a kernel nor another program: the same words, the same status.
 
 The others are replayed on a real kernel (tests/lab/test_golden_*.py).
 """
