@@ -7,8 +7,9 @@ address. Names are resolved only where the texts differ, and each once.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from rdmactl.iscsi.portal_option import PortalOption, parse_option
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -20,20 +21,12 @@ __all__ = ["PortalOption", "read_portal", "resolver", "sessions_matching"]
 ISNS_PORT = 3205
 
 
-class PortalOption(NamedTuple):
-    address: str
-    port: int
-    tpgt: int
-
-
 def read_portal(text: str, default_port: int = 3260) -> PortalOption | None:
     """The option taken apart; None where iscsiadm sees no portal. Numbers are C integers, never refused."""
-    from rdmactl.iscsi.portal import parse_option
-
     given = parse_option(text, default_port)
     if given is None:
         return None
-    return PortalOption(given.portal.address, _int32(given.portal.port), _int32(given.tpgt))
+    return PortalOption(given.address, _int32(given.port), _int32(given.tpgt))
 
 
 def resolver() -> Callable[[str], frozenset[str]]:

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Portals: the address and TCP or RDMA port of a target. Engine ring, import-light.
+"""Portals: the address and TCP or RDMA port of a target. Engine ring.
 
-Three readers, because three kinds of text exist:
+Two readers, because two kinds of text exist:
 
 * `Portal.parse`: strict "host[:port]", the inverse of `str(portal)`; for our own settings and requests;
-* `parse_option`: the `-p` option with iscsiadm's reading of it, which never rejects anything;
 * `parse_target_address`: what a target claims (SendTargets, redirects); strict, because it is hostile until checked.
 
 A portal is compared as written: "2001:db8::1" and "2001:0db8::1" are two portals. Not here: resolving names (a shell's
-work), portal group tags beyond their number. Defined by RFC 7143 section 13.8 (TargetAddress).
+work), the `-p` option (`portal_option.py`), portal group tags beyond their number. Defined by RFC 7143 section 13.8
+(TargetAddress).
 """
 
 from __future__ import annotations
@@ -24,7 +24,6 @@ __all__ = [
     "UNKNOWN_TPGT",
     "Portal",
     "TargetAddress",
-    "parse_option",
     "parse_target_address",
 ]
 
@@ -36,7 +35,6 @@ _MAX_HOST = 255  # RFC 1035: the longest domain name
 _DNS = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
 _IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
-_LEADING_NUMBER = re.compile(r"[ \t]*([+-]?[0-9]+)", re.ASCII)
 
 
 class Portal(NamedTuple):
@@ -71,30 +69,6 @@ class TargetAddress(NamedTuple):
     portal: Portal
     tpgt: int = UNKNOWN_TPGT
     warning: str | None = None
-
-
-def parse_option(text: str, default_port: int = DEFAULT_PORT) -> TargetAddress | None:
-    """Take the `-p` option "host[:port][,tpgt]" apart as iscsiadm does; None where iscsiadm sees no portal.
-
-    Nothing is rejected: a number that is none counts as 0 and ports are not limited. One difference: brackets are
-    believed also around an address with dots ("[::ffff:192.0.2.1]"), which iscsiadm cuts at the first colon.
-    """
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket:
-            return None
-        rest = rest[rest.find(":") :] if ":" in rest else rest[rest.find(",") :] if "," in rest else ""
-    elif "." not in text and text.count(":") > 1:
-        host, comma, rest = text.partition(",")
-        rest = comma + rest
-    else:
-        cut = min((at for at in (text.find(":"), text.find(",")) if at >= 0), default=len(text))
-        host, rest = text[:cut], text[cut:]
-    if not host:
-        return None
-    port_text, comma, tag = rest.partition(",")
-    port = _leading_number(port_text[1:]) if port_text.startswith(":") else default_port
-    return TargetAddress(Portal(host, port), _leading_number(tag) if comma else UNKNOWN_TPGT)
 
 
 def parse_target_address(text: str) -> TargetAddress:
@@ -153,9 +127,3 @@ def _tpgt(text: str) -> int:
     if _PORT.fullmatch(text) is None or int(text) > _MAX_TPGT:
         raise ValueError(f"has a portal group tag outside 0-{_MAX_TPGT}")
     return int(text)
-
-
-def _leading_number(text: str) -> int:
-    """What strtoul makes of `text`, without its overflow: the number it begins with, else 0."""
-    match = _LEADING_NUMBER.match(text)
-    return int(match[1][:20]) if match else 0

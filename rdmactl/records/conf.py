@@ -9,12 +9,13 @@ Not here: the keys themselves (`model.py`).
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.errors import StoreError
 from rdmactl.records.files import LINE_BYTES_MAX, split_line
 from rdmactl.records.model import ValueProblem, convert
+from rdmactl.values import NamedTuple
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 

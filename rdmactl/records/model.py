@@ -10,8 +10,9 @@ Defined by iscsiadm(8), iscsid.conf(5) and the behaviour of open-iscsi 2.1.8.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from rdmactl.values import NamedTuple
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Iterable
 

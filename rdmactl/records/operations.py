@@ -9,8 +9,6 @@ Must be called inside `Store.transaction` when it changes anything.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from rdmactl.errors import LocalError
 from rdmactl.records import conf
 from rdmactl.records.model import (
@@ -23,7 +21,9 @@ from rdmactl.records.model import (
     plain,
 )
 from rdmactl.records.store import NodeId
+from rdmactl.values import NamedTuple
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 

@@ -17,7 +17,8 @@ from rdmactl.iscsi.logout import read_logout
 from rdmactl.iscsi.names import check_name
 from rdmactl.iscsi.negotiation import Negotiation, OperationalSettings
 from rdmactl.iscsi.pdu import decode
-from rdmactl.iscsi.portal import Portal, parse_option, parse_target_address
+from rdmactl.iscsi.portal import Portal, parse_target_address
+from rdmactl.iscsi.portal_option import parse_option
 from rdmactl.iscsi.scsi_pdu import ScsiResponse, sense_of
 from rdmactl.iscsi.sendtargets import SendTargetsReader
 from rdmactl.iscsi.sense import parse_sense

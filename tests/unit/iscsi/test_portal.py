@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from rdmactl.errors import LocalError, PeerError
 from rdmactl.iscsi.names import check_name, name_problem, printable
-from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal, TargetAddress, parse_option, parse_target_address
+from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal, TargetAddress, parse_target_address
+from rdmactl.iscsi.portal_option import parse_option
 
 
 @pytest.mark.parametrize(
@@ -30,7 +31,7 @@ from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal, TargetAddress, parse_opti
     ],
 )
 def test_option_is_read_as_iscsiadm_reads_it(text: str, address: str, port: int, tpgt: int) -> None:
-    assert parse_option(text) == TargetAddress(Portal(address, port), tpgt)
+    assert parse_option(text) == (address, port, tpgt)
 
 
 @pytest.mark.parametrize("text", ["::ffff:192.0.2.1", "", ":3260,1", "[2001:db8::1:3260", "[]:3260"])
@@ -39,13 +40,13 @@ def test_option_without_an_address_counts_as_not_given(text: str) -> None:
 
 
 def test_option_takes_another_default_port() -> None:
-    assert parse_option("192.0.2.1", 3205) == TargetAddress(Portal("192.0.2.1", 3205))
+    assert parse_option("192.0.2.1", 3205) == ("192.0.2.1", 3205, UNKNOWN_TPGT)
 
 
 @given(st.text(max_size=60))
 def test_option_never_raises(text: str) -> None:
     answer = parse_option(text)
-    assert answer is None or answer.portal.address
+    assert answer is None or answer.address
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ _hosts = st.one_of(
 def test_str_and_parse_are_inverse(host: str, port: int) -> None:
     portal = Portal(host, port)
     assert Portal.parse(str(portal)) == portal
-    assert parse_option(str(portal)) == TargetAddress(portal)
+    assert parse_option(str(portal)) == (*portal, UNKNOWN_TPGT)
 
 
 @pytest.mark.parametrize(
