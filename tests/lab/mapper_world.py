@@ -20,7 +20,7 @@ from pathlib import Path
 from rdmactl.control.client import Client
 from rdmactl.errors import RdmactlError
 from rdmactl.iwpm import keeper
-from tests.lab.guest import sh, wait_for
+from tests.lab.guest import HOST, here, sh, there, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 C_IWPMD = "/usr/sbin/iwpmd"
@@ -84,14 +84,14 @@ def _udp_is_open() -> bool:
 
 
 class Rping:
-    """`rping -s` in the adapter's namespace."""
+    """`rping -s` in the adapter's namespace, or elsewhere: `inside` are the words that lead there."""
 
-    def __init__(self, local: str) -> None:
+    def __init__(self, local: str, inside: tuple[str, ...] = IN_RNIC) -> None:
         self.local = local
         host, _, port = local.rpartition(":")
         words = ["rping", "-s", "-P", "-a", host.strip("[]"), "-p", port]
         self.process = subprocess.Popen(
-            [*IN_RNIC, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [*inside, *words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
     def close(self) -> None:
@@ -99,12 +99,12 @@ class Rping:
         self.process.wait(timeout=30)
 
 
-def rping_client(remote: str, *, limit_s: float = 40) -> bool:
+def rping_client(remote: str, *, inside: tuple[str, ...] = IN_RNIC, limit_s: float = 40) -> bool:
     """Two pings to `remote`; whether they came back. After a refusal rping would wait for ever."""
     host, _, port = remote.rpartition(":")
     words = ["stdbuf", "-oL", "-eL", "rping", "-c", "-a", host.strip("[]"), "-p", port, "-C", "2"]
     with subprocess.Popen(
-        [*IN_RNIC, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [*inside, *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
@@ -215,3 +215,39 @@ def is_taken(port: int) -> bool:
         except OSError:
             return True
     return False
+
+
+LISTENERS = ("10.9.0.2:7174", "[fd09::2]:7175")
+
+
+def interoperate(name: str, active: str, passive: str, inside: tuple[str, ...] = IN_RNIC) -> None:
+    """Host A's mapper is `active`, B's is `passive` ("": ours); A connects to B over IPv4 and IPv6, then B's mapper is
+    killed and started again, and A connects once more. Both hosts call this.
+    """
+    if HOST == "B":
+        mapper = Mapper(passive)
+        listeners = [Rping(local, inside) for local in LISTENERS]
+        in_stack = " ".join((*inside, "ss -ltnH"))
+        wait_for(lambda: len(sh(in_stack).splitlines()) >= len(LISTENERS), "the listeners")
+        here(f"{name}-listening")
+        there(f"{name}-connected")
+        mapper.end(signal.SIGKILL)
+        mapper = Mapper(passive)
+        here(f"{name}-restarted")
+        there(f"{name}-done")
+        for listener in listeners:
+            listener.close()
+        mapper.end()
+    else:
+        mapper = Mapper(active)
+        there(f"{name}-listening")
+        for remote in LISTENERS:
+            assert rping_client(remote, inside=inside), remote
+        here(f"{name}-connected")
+        there(f"{name}-restarted")
+        for remote in LISTENERS:
+            # rdma-core's is up before it has its mappings back
+            again = rping_client(remote, inside=inside) or (passive and rping_client(remote, inside=inside))
+            assert again, remote
+        here(f"{name}-done")
+        mapper.end()
