@@ -56,10 +56,21 @@ def run(context: Context, words: Sequence[str]) -> int:
 def _run(context: Context, words: list[str]) -> int:
     from rdmactl.cli.iseradm_grammar import parse
 
+    wanted: int | None = None
+    if not context.exact and any(word.startswith("--wait-d") for word in words):
+        from rdmactl.cli.iseradm_devices import take
+
+        wanted, words = take(words)
     try:
-        return _dispatch(context, parse(context, words))
+        arguments = parse(context, words)
+        status = _dispatch(context, arguments)
     except Exit as end:
         return context.report(end)
+    if wanted is None or status:
+        return status
+    from rdmactl.cli.iseradm_devices import name_devices
+
+    return name_devices(arguments, wanted, context.sysfs)
 
 
 def _dispatch(context: Context, arguments: Arguments) -> int:
