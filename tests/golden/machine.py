@@ -20,6 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rdmactl.initiator import sysfs
+from rdmactl.records.store import Store
 from tests.golden.shell import NotForUs, Result, execute
 from tests.golden.world import CONFIGURATION, HOST_NAME, T1, T2
 from tests.lab.guest import sh, wait_for
@@ -125,6 +126,19 @@ class Machine:
                 return
         if not text.startswith(("(", "fixture", "a ")):
             self.run(text)
+        if text.startswith("rm "):
+            self._forget_what_is_gone()
+
+    def _forget_what_is_gone(self) -> None:
+        """Between cases the corpus clears up by deleting files: our records go with their files in the mirror."""
+        with Store(self.environment["RDMACTL_STATE_DIRECTORY"]) as store, store.transaction():
+            for node in store.nodes():
+                path = ETC / "nodes" / node.target / node.directory
+                if not (path if node.tpgt == -1 else path / node.iface).exists():
+                    store.delete_node(node)
+            for name in store.ifaces():
+                if not (ETC / "ifaces" / name).exists():
+                    store.delete_iface(name)
 
     def _changes(self) -> tuple[tuple[str, Callable[[re.Match[str]], object]], ...]:
         return (

@@ -27,6 +27,7 @@ from rdmactl.iscsi.portal import Portal
 from rdmactl.iwpm.service import PortMapperStatus
 from rdmactl.iwpm.view import MappingInfo
 from rdmactl.netlink.counters import Counters
+from rdmactl.netlink.iscsi_stats import Statistics
 from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
 from rdmactl.netlink.supervisor import LaneState, LaneStatus
 
@@ -68,6 +69,9 @@ class FakeInitiator:
 
     async def logout(self, sid: int) -> None:
         self.logouts.append(sid)
+
+    async def statistics(self, sid: int) -> Statistics:
+        return Statistics((("txdata_octets", sid), ("rxdata_octets", -1)), (("eh_abort_cnt", 1 << 62),))
 
 
 class FakePortMapper:
@@ -281,6 +285,37 @@ def test_logout(tmp_path: Path) -> None:
         outcomes = await ask_more(tmp_path, "io.rdmactl.Initiator.Logout", {"sids": [3, 4], "deadline_s": 5})
         assert sorted(outcome["sid"] for outcome in outcomes) == [3, 4]
         assert dispatcher.initiator.logouts == [3, 4]
+
+    serve(tmp_path, scenario)
+
+
+def test_safe_logout_keeps_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The setting is read for each call; what is not in use is logged out all the same."""
+    monkeypatch.setenv("RDMACTL_CONFIG_DIRECTORY", str(tmp_path))
+    used = {3: ["sda is mounted on /srv", "sdb is swap space"], 4: []}
+    monkeypatch.setattr("rdmactl.initiator.usage.users", lambda sid: used[sid])
+
+    async def scenario(dispatcher: FakeDispatcher) -> None:
+        call = ("io.rdmactl.Initiator.Logout", {"sids": [3, 4], "deadline_s": 5})
+        (tmp_path / "iscsid.conf").write_text("iscsid.safe_logout = Yes\n")
+        outcomes = {outcome["index"]: outcome for outcome in await ask_more(tmp_path, *call)}
+        assert outcomes[0]["failure"]["err"] == IscsiErr.BUSY
+        assert outcomes[0]["failure"]["message"] == "session 3 is in use: sda is mounted on /srv, sdb is swap space"
+        assert outcomes[1]["sid"] == 4
+        (tmp_path / "iscsid.conf").write_text("iscsid.safe_logout = No\n")
+        assert sorted(outcome["sid"] for outcome in await ask_more(tmp_path, *call)) == [3, 4]
+        assert dispatcher.initiator.logouts == [4, 3, 4]
+
+    serve(tmp_path, scenario)
+
+
+def test_statistics(tmp_path: Path) -> None:
+    async def scenario(_: FakeDispatcher) -> None:
+        answer = await ask(tmp_path, "io.rdmactl.Initiator.Statistics", {"sid": 3, "deadline_s": 5})
+        assert answer == {
+            "fixed": [{"name": "txdata_octets", "value": 3}, {"name": "rxdata_octets", "value": -1}],
+            "named": [{"name": "eh_abort_cnt", "value": 1 << 62}],
+        }
 
     serve(tmp_path, scenario)
 
