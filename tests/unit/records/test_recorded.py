@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rdmactl.initiator import sysfs
+from rdmactl.records.model import Record
 from rdmactl.records.recorded import recorded_request
 from rdmactl.records.store import NodeId, Store
 from tests.fake.iscsi_sysfs import FakeSysfs
@@ -29,7 +30,7 @@ def view(tmp_path: Path) -> sysfs.SessionView:
 
 
 def record(directory: Path) -> None:
-    values = {"node.session.scan": "manual", "node.conn[0].timeo.login_timeout": "7"}
+    values: Record = {"node.session.scan": "manual", "node.conn[0].timeo.login_timeout": "7"}
     with Store(str(directory)) as store, store.transaction():
         store.write_node(NODE, values, "static")
 
