@@ -21,10 +21,11 @@ from rdmactl.rdmacm.report import Question, Report
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Target", "add_options", "failure_of", "question", "report_json", "summary_line", "timed_steps"]
+__all__ = ["Target", "add_options", "failure_of", "question", "questions", "report_json", "summary_line", "timed_steps"]
 
 _TIMEOUT_S = 10.0
 _SECRET_BYTES_MAX = 256
+_TARGETS_MAX = 1024
 _CREDENTIAL = "credential:"
 
 _ANONYMOUS = "iqn.2026-11.io.rdmactl:ping"
@@ -62,14 +63,17 @@ class Target(NamedTuple):
         return cls(Portal.parse(where), name)
 
 
-def add_options(words: argparse.ArgumentParser) -> None:
-    """The target and everything about how to reach it."""
+def add_options(words: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """The target, or `several`, and everything about how to reach it."""
     words.add_argument(
-        "target",
+        "targets",
+        nargs="+" if several else 1,
         metavar="ADDR[:PORT][/NAME]",
         help="address or name, [IPv6]:port; the port is 3260 if left out; the target's name behind a slash",
     )
-    words.add_argument("-t", "--timeout", type=_seconds, default=_TIMEOUT_S, metavar="S", help="seconds for all (10)")
+    words.add_argument(
+        "-t", "--timeout", type=_seconds, default=_TIMEOUT_S, metavar="S", help="seconds for each target (10)"
+    )
     words.add_argument("-s", "--source", default="", metavar="ADDR", help="leave from this address of this host")
     words.add_argument("-n", "--initiator-name", metavar="NAME", help="who to be; default: this host's name")
     chap = words.add_argument_group(
@@ -83,16 +87,23 @@ def add_options(words: argparse.ArgumentParser) -> None:
 
 
 def question(given: argparse.Namespace) -> Question:
+    """What the words ask of their only target."""
+    return questions(given)[0]
+
+
+def questions(given: argparse.Namespace) -> list[Question]:
     """What the words ask. LocalError for words that contradict each other, StoreError for a secret that is missing."""
-    target = Target.parse(given.target)
+    targets = [Target.parse(word) for word in given.targets]
+    if len(targets) > _TARGETS_MAX:
+        raise LocalError(f"at most {_TARGETS_MAX} targets can be asked at once")
     if bool(given.chap_name) != bool(given.chap_secret_from):
         raise LocalError("CHAP needs both --chap-name and --chap-secret-from")
     if bool(given.chap_name_in) != bool(given.chap_secret_in_from):
         raise LocalError("mutual CHAP needs both --chap-name-in and --chap-secret-in-from")
     if given.chap_name_in and not given.chap_name:
         raise LocalError("mutual CHAP needs --chap-name as well")
-    return Question(
-        target.portal,
+    asked = Question(
+        targets[0].portal,
         given.initiator_name or own_name(),
         given.timeout,
         given.source,
@@ -100,8 +111,8 @@ def question(given: argparse.Namespace) -> Question:
         _secret(given.chap_secret_from) if given.chap_secret_from else "",
         given.chap_name_in,
         _secret(given.chap_secret_in_from) if given.chap_secret_in_from else "",
-        target=target.name,
     )
+    return [asked._replace(portal=target.portal, target=target.name) for target in targets]
 
 
 def own_name() -> str:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`rdmactl iser ping ADDR[:PORT][/NAME]`: is there an iSER target, and what takes how long. Face ring.
+"""`rdmactl iser ping ADDR[:PORT][/NAME]...`: is there an iSER target, and what takes how long. Face ring.
 
 Of a portal, one ping is a whole discovery: connect, login, list of targets, logout. Of a target it is a session: login,
-a few NOPs, logout. It runs in a worker process, which is started before anything else here, because that is what takes
-longest. A bare connection is never made: some targets then refuse all others for seconds.
+a few NOPs, logout. They run in a worker process, which is started before anything else here, because that is what takes
+longest, and which asks all that are named side by side. A bare connection is never made: some targets then refuse all
+others for seconds.
 Not here: doing it (`rdmactl.rdmacm.operations`), its report's fields (`rdmactl.rdmacm.report`).
 """
 
@@ -12,12 +13,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from rdmactl.cli.iser_options import add_options, failure_of, question, report_json, summary_line, timed_steps
+from rdmactl.cli.iser_options import add_options, failure_of, questions, report_json, summary_line, timed_steps
 from rdmactl.cli.output import print_json
 from rdmactl.rdmacm.client import SyncWorker
 from rdmactl.rdmacm.latency import percentile
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from rdmactl.rdmacm.report import Question, Report
@@ -39,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
         "of each step in milliseconds. With a target's name, or --nops: log in to the target, and time NOPs there and "
         "back. Nothing is logged in afterwards, and no device is held.",
     )
-    add_options(words)
+    add_options(words, several=True)
     words.add_argument("-c", "--count", type=_number, default=1, metavar="N", help="this many times (1)")
     words.add_argument("--nops", type=_number, metavar="N", help="NOPs in each session (10)")
     words.add_argument("-v", "--verbose", action="store_true", help="print what was negotiated")
@@ -48,18 +50,20 @@ def parser() -> argparse.ArgumentParser:
 
 def run(words: list[str]) -> int:
     """Do it. Ends with the first failure's error when not every ping was answered."""
-    given = parser().parse_args(words)
+    given = parser().parse_intermixed_args(words)
     reports = []
+
+    def show(_: int, report: Report) -> None:
+        if not given.json:
+            print("\n".join(text(report, verbose=given.verbose)), flush=True)
+
     with SyncWorker() as worker:
-        asked = question(given)
+        asked = questions(given)
         for _ in range(given.count):
-            report = _ask(worker, asked, given.nops)
-            reports.append(report)
-            if not given.json:
-                print("\n".join(text(report, verbose=given.verbose)), flush=True)
+            reports += _ask(worker, asked, given.nops, show)
     if given.json:
-        print_json(SCHEMA, {"portal": str(asked.portal), "pings": [_json(report) for report in reports]})
-    elif given.count > 1:
+        print_json(SCHEMA, {"portal": str(asked[0].portal), "pings": [_json(report) for report in reports]})
+    elif len(reports) > 1:
         print(summary(reports))
     for report in reports:
         failure_of(report)
@@ -88,10 +92,15 @@ def summary(reports: list[Report]) -> str:
     return line
 
 
-def _ask(worker: SyncWorker, asked: Question, nops: int | None) -> Report:
-    if not asked.target and nops is None:
-        return worker.discover(asked)
-    return worker.ping(asked, _NOPS if nops is None else nops)
+def _ask(
+    worker: SyncWorker, asked: list[Question], nops: int | None, show: Callable[[int, Report], None]
+) -> list[Report]:
+    """Ping all, those of one kind side by side; the reports in the order of the words."""
+    portals = [question for question in asked if not question.target and nops is None]
+    targets = [question for question in asked if question.target or nops is not None]
+    found = iter(worker.discover_many(portals, show) if portals else ())
+    logged_in = iter(worker.ping_many(targets, _NOPS if nops is None else nops, show) if targets else ())
+    return [next(logged_in if question.target or nops is not None else found) for question in asked]
 
 
 def _outcome(report: Report) -> str:

@@ -24,7 +24,7 @@ from rdmactl.rdmacm.report import Report, measured_from_json
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, Self
 
     from rdmactl.rdmacm.report import Measured, Plan, Question
@@ -38,6 +38,7 @@ _START_S = 10.0
 """What starting may take on a very busy machine; counted apart, so that it is never taken for a slow target."""
 
 _WORKERS_MAX = 8
+_AT_ONCE_MAX = 32  # `worker.AT_ONCE_MAX`, which a front end does not import
 _RECEIVE_BYTES = 65536
 
 
@@ -155,6 +156,15 @@ class SyncWorker:
         arguments = {"question": question.to_json(), "count": count, "interval_s": interval_s}
         return Report.from_json(self.call("ping", arguments, question.deadline_s + _GRACE_S))
 
+    def discover_many(self, questions: Sequence[Question], done: Callable[[int, Report], None]) -> list[Report]:
+        """Discoveries side by side, in one worker; `done` gets the place and the report of each as it comes."""
+        return self._many("discover", questions, [question.to_json() for question in questions], done)
+
+    def ping_many(self, questions: Sequence[Question], count: int, done: Callable[[int, Report], None]) -> list[Report]:
+        """Pings side by side, in one worker, as `discover_many`."""
+        each = [{"question": question.to_json(), "count": count, "interval_s": 0.0} for question in questions]
+        return self._many("ping", questions, each, done)
+
     def luns(self, question: Question) -> Report:
         """The logical units of a target."""
         return Report.from_json(self.call("luns", {"question": question.to_json()}, question.deadline_s + _GRACE_S))
@@ -166,6 +176,23 @@ class SyncWorker:
         return Report.from_json(
             self.call("perf", arguments, deadline_s, lambda told: progress(measured_from_json(told["measured"])))
         )
+
+    def _many(
+        self,
+        call: str,
+        questions: Sequence[Question],
+        each: list[dict[str, Any]],
+        done: Callable[[int, Report], None],
+    ) -> list[Report]:
+        turns = -(-len(questions) // _AT_ONCE_MAX)
+        deadline_s = turns * (max(question.deadline_s for question in questions) + _GRACE_S) + _GRACE_S
+        answer = self.call(
+            "many",
+            {"call": call, "each": each},
+            deadline_s,
+            lambda told: done(told["index"], Report.from_json(told["result"])),
+        )
+        return [Report.from_json(result) for result in answer["results"]]
 
     def call(
         self,

@@ -21,16 +21,20 @@ import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
 from rdmactl.rdmacm import library
 from rdmactl.rdmacm.frames import Decoder, encode, pack_error
 
-__all__ = ["IDLE_S", "Operation", "Worker", "serve"]
+__all__ = ["AT_ONCE_MAX", "IDLE_S", "Operation", "Tell", "Worker", "many", "serve"]
 
 IDLE_S = 2.0
 """How long a used worker waits for more: a device in use by nobody must not stay open for longer."""
+
+AT_ONCE_MAX = 32
+"""Connections at a time: soft-iWARP has no completion queues for more than 48 of one process."""
 
 Tell = Callable[[dict[str, Any]], None]
 Operation = Callable[[dict[str, Any], Tell], Awaitable[dict[str, Any]]]
@@ -102,13 +106,37 @@ class Worker(asyncio.Protocol):
             self.ended.set_result(None)
 
 
+def many(operations: dict[str, Operation]) -> Operation:
+    """An operation that does one of the others for each of {"call", "each": [arguments, ...]}, side by side.
+
+    Answers {"results": [...]} in the order asked; tells of each, as {"index", "result"}, when it is done.
+    """
+
+    async def run(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
+        places = asyncio.Semaphore(AT_ONCE_MAX)
+        operation = operations[arguments["call"]]
+
+        async def one(index: int, each: dict[str, Any]) -> dict[str, Any]:
+            async with places:
+                result = await operation(each, lambda told: None)
+            tell({"index": index, "result": result})
+            return result
+
+        return {"results": await asyncio.gather(*(one(*pair) for pair in enumerate(arguments["each"])))}
+
+    return run
+
+
 async def _serve(connection: socket.socket, idle_s: float) -> None:
     from rdmactl.rdmacm.discovery import Discoverer
     from rdmactl.rdmacm.operations import Operations
 
     discoverer = Discoverer()
     operations: dict[str, Operation] = {"discover": discoverer.answer, **Operations(discoverer).answers()}
+    operations["many"] = many(dict(operations))
     loop = asyncio.get_running_loop()
+    # Each connection may keep one thread for as long as a silent host lets a call block.
+    loop.set_default_executor(ThreadPoolExecutor(2 * AT_ONCE_MAX))
     _, worker = await loop.connect_accepted_socket(
         lambda: Worker(operations, stuck=lambda: discoverer.stuck, idle_s=idle_s), connection
     )

@@ -19,7 +19,7 @@ from rdmactl.rdmacm import client
 from rdmactl.rdmacm.client import SyncWorker, WorkerPool, worker_command
 from rdmactl.rdmacm.frames import Decoder, encode, unpack_error
 from rdmactl.rdmacm.report import Question
-from rdmactl.rdmacm.worker import Operation, Tell, Worker
+from rdmactl.rdmacm.worker import Operation, Tell, Worker, many
 
 pytestmark = pytest.mark.fake
 
@@ -51,6 +51,7 @@ async def count(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
 
 
 OPERATIONS: dict[str, Operation] = {"double": double, "refuse": refuse, "hang": hang, "crash": crash, "count": count}
+OPERATIONS["many"] = many(dict(OPERATIONS))
 
 
 def ask(*requests: dict[str, Any] | bytes, ends: bool = False, **options: Any) -> list[dict[str, Any]]:
@@ -183,6 +184,13 @@ def test_progress_comes_before_the_result() -> None:
     told = [reply["progress"] for reply in result if "progress" in reply]
     assert told == [{"number": 0}, {"number": 1}]
     assert result[-1]["result"] == {"done": True}
+
+
+def test_many_side_by_side_answer_in_order() -> None:
+    each = [{"number": number} for number in range(100)]
+    result = ask({**request("many"), "arguments": {"call": "double", "each": each}})
+    assert result[-1]["result"] == {"results": [{"twice": 2 * number} for number in range(100)]}
+    assert sorted(reply["progress"]["index"] for reply in result[:-1]) == list(range(100))
 
 
 TELLS = READ + "take(); [give({'id': 1, 'progress': {'n': n}}) for n in (1, 2)]; give({'id': 1, 'result': {'n': 3}})"

@@ -53,11 +53,17 @@ class FakeWorker:
     def __exit__(self, *_: object) -> None:
         return None
 
-    def discover(self, question: Question) -> Report:
-        return self._answer("discover", question)
+    def discover_many(self, questions: list[Question], done: Callable[[int, Report], None]) -> list[Report]:
+        return self._many(done, [("discover", question) for question in questions])
 
-    def ping(self, question: Question, count: int) -> Report:
-        return self._answer("ping", question, count)
+    def ping_many(self, questions: list[Question], count: int, done: Callable[[int, Report], None]) -> list[Report]:
+        return self._many(done, [("ping", question, count) for question in questions])
+
+    def _many(self, done: Callable[[int, Report], None], asked: list[tuple[Any, ...]]) -> list[Report]:
+        reports = [self._answer(*each) for each in asked]
+        for index, report in enumerate(reports):
+            done(index, report)
+        return reports
 
     def luns(self, question: Question) -> Report:
         return self._answer("luns", question)
@@ -173,6 +179,13 @@ def test_ping_of_a_target(run: Run, worker: type[FakeWorker], capsys: Output) ->
     assert (asked[0], asked[1].target, asked[2]) == ("ping", NAME, 10)
     assert run("ping", "10.9.0.1", "--nops", "3") == 0
     assert worker.asked[1][0::2] == ("ping", 3)
+
+
+def test_pings_of_several(run: Run, worker: type[FakeWorker], capsys: Output) -> None:
+    worker.reports = [FOUND, FOUND, SESSION]
+    assert run("ping", "10.9.0.1", f"10.9.0.2/{NAME}", "10.9.0.3", "-j") == 0
+    assert [asked[1].portal.address for asked in worker.asked] == ["10.9.0.1", "10.9.0.3", "10.9.0.2"]
+    assert [ping["target"] for ping in json.loads(capsys.readouterr().out)["pings"]] == [None, NAME, None]
 
 
 def test_ping_as_json(run: Run, worker: type[FakeWorker], capsys: Output) -> None:
