@@ -12,6 +12,7 @@ import errno
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -115,10 +116,13 @@ class PortMapperService:
         self._keeper = ClaimKeeper() if claims is None else claims
         self._lease = lease = self._keeper.lease()
         earlier = self._keeper.table
-        self._recorded = self._keeper.recorded() if earlier is None else []
+        recorded = self._keeper.recorded() if earlier is None else []
         self._mapper = PortMapper(
             lease, random_bytes, None if earlier is None else earlier.inherit(lease), peer_port=udp_port
         )
+        if recorded:
+            self._mapper.remember(recorded, time.monotonic())
+        # Now, not when it runs: should this instance fail before, the next one inherits what was recorded.
         self._keeper.table = self._mapper.table
         self._settings = MapperSettings(listen="any") if settings is None else settings
         self._limits = PeerLimits(self._settings.peers, self._settings.peer_rate)
@@ -145,8 +149,6 @@ class PortMapperService:
         try:
             self._channel = lane.open(self._channel_spec(), self)
             self._follow_addresses(lane)
-            if self._recorded:
-                self._mapper.remember(self._recorded, lane.now())
             self._lease.rewrite(self._mapper.table)
             self._mapper.start(lane.now())
             self._carry_out()

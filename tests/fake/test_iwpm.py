@@ -9,12 +9,15 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from rdmactl.iwpm.claims import ClaimKeeper
+from rdmactl.iwpm.journal import MappingJournal
 from rdmactl.iwpm.service import PortMapperService
+from rdmactl.iwpm.table import Kind, MappingState
 from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.sockaddr import SockAddr
 from tests.fake import iwcm_messages as say
@@ -277,3 +280,15 @@ def test_many_threads_at_once() -> None:
         for thread in threads:
             thread.join()
         assert len({cm_id.mapped.port for cm_id in world.listeners}) == 50
+
+
+def test_what_was_recorded_is_not_lost_when_the_first_start_fails(tmp_path: Path) -> None:
+    """A service that cannot open its sockets is restarted; it must not begin the journal anew with nothing."""
+    path = str(tmp_path / "journal")
+    local = SockAddr.parse("10.9.0.1:7174")
+    MappingJournal(path).rewrite([MappingState(local, local, Kind.LISTENER, 2, 0, False)])
+    claims = ClaimKeeper(journal=MappingJournal(path))
+    PortMapperService(None, claims)  # ends before it runs
+    second = PortMapperService(None, claims)
+    assert [state.refs for state in second._mapper.table.states()] == [2]
+    assert [state.refs for state in MappingJournal(path).read()] == [2]
