@@ -27,6 +27,11 @@ from tests.lab.guest import sh, wait_for
 
 __all__ = ["Machine"]
 
+ROOT = Path(__file__).resolve().parents[2]
+VENV_PYTHON = ROOT / ".venv/bin/python"
+PYTHON = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
+"""The daemon needs libraries that an interpreter called "python" may not have."""
+
 COMMAND_S = 120.0
 ETC = Path("/etc/iscsi")
 SETTINGS = Path("/etc/rdmactl/rdmactl.toml")
@@ -41,6 +46,12 @@ _PORTAL_CHANGE = re.compile(r"\(target (\S+): portal (\S+) (removed|added)\)")
 _GROUP_CHANGE = re.compile(r"\(target (\S+): portal group (disabled|enabled)\)")
 _CHAP = re.compile(r"\(target: discovery CHAP required, (\S+) / (\S+)\)")
 _TABLE_ENTRY = re.compile(r"fixture B: (\S+) = (.*)")
+
+_NAMED_DAEMON = """
+import ctypes, runpy
+ctypes.CDLL(None).prctl(15, b"iscsid")  # PR_SET_NAME: what iscsi_discovery looks for
+runpy.run_module("rdmactl.daemons.iserd", run_name="__main__", alter_sys=True)
+"""
 
 _CLOSER = """
 import socket, struct
@@ -62,7 +73,7 @@ class Machine:
             "RDMACTL_STATE_DIRECTORY": str(self.directory / "state"),
             "PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}",
             "LC_ALL": "C",
-            "PYTHONPATH": str(Path.cwd()),
+            "PYTHONPATH": str(ROOT),
         }
         for variable in ("RDMACTL_RUNTIME_DIRECTORY", "RDMACTL_CONFIG_DIRECTORY"):
             self.environment.pop(variable, None)
@@ -74,7 +85,7 @@ class Machine:
     def _install(self) -> None:
         program = self.directory / "bin" / "iscsiadm"
         program.parent.mkdir()
-        program.write_text(f"#!{sys.executable} -P\nfrom rdmactl.cli.iseradm import main\nraise SystemExit(main())\n")
+        program.write_text(f"#!{PYTHON} -P\nfrom rdmactl.cli.iseradm import main\nraise SystemExit(main())\n")
         program.chmod(0o755)
         shutil.rmtree(ETC, ignore_errors=True)
         ETC.mkdir()
@@ -178,9 +189,7 @@ class Machine:
     def _start(self) -> None:
         self.stop()
         with (self.directory / "iserd.log").open("ab") as log:
-            self.daemon = subprocess.Popen(
-                [sys.executable, "-m", "rdmactl.daemons.iserd"], env=self.environment, stderr=log, stdout=log
-            )
+            self.daemon = subprocess.Popen([PYTHON, "-c", _NAMED_DAEMON], env=self.environment, stderr=log, stdout=log)
         wait_for(lambda: self.iscsiadm(["-m", "session", "-r", "999999", "-u"]).status == 22, "iscsiadm")
         wait_for(Path("/run/rdmactl/initiator.sock").exists, "iserd's socket")
 
