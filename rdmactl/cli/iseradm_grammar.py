@@ -4,7 +4,7 @@
 The rules are those of GNU getopt_long and of iscsiadm 2.1.8, because scripts depend on them: options in any order,
 unique abbreviations, bundled flags, glued arguments; the last of several wins; options act as they are met, and each
 `-m` checks the whole line for its mode.
-Not here: what a mode does. Portals (`-p`) are read by `rdmactl.iscsi.portal.parse_option`.
+Not here: what a mode does. Portals (`-p`) are read by `rdmactl.iscsi.portal_option`.
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ _OPTIONS = (
     Option("x", "index", REQUIRED),
     Option("A", "portal_type", REQUIRED, OPTIONAL),
     Option("W", "no_wait"),
+    Option("from", "from", REQUIRED),  # ours: -v, read from elsewhere; it has no letter
 )
 _BY_SHORT = {option.short: option for option in _OPTIONS}
 
@@ -78,6 +79,9 @@ _ALLOWED = {
     "fw": "dmnvlW",
     "host": "dmPtonvHCxA",
 }
+_LIKE = {"from": "v"}
+"""An option of ours is allowed where another is."""
+
 _MODE_NAME = {"discoverydb": "discovery"}
 """What messages call a mode, where that differs."""
 
@@ -264,9 +268,10 @@ class _Parser:
             raise Exit(7, "mode -1 is not yet supported")
         self.arguments.mode = text
         for event in scan(self.words, self.context.error):
-            if event.short == "?" or event.short not in allowed:
+            if event.short == "?" or _LIKE.get(event.short, event.short) not in allowed:
                 name = _MODE_NAME.get(text, text)
-                raise Exit(7, f"{name} mode: option '-{event.short}' is not allowed/supported")
+                shown = f"--{event.short}" if event.short in _LIKE else f"-{event.short}"
+                raise Exit(7, f"{name} mode: option '{shown}' is not allowed/supported")
 
     def take_t(self, text: str) -> None:
         self.arguments.type = _TYPES.get(text)
@@ -293,6 +298,11 @@ class _Parser:
     def take_v(self, text: str) -> None:
         self.value = text
         self.pair()
+
+    def take_from(self, text: str) -> None:
+        from rdmactl.cli.iseradm_values import read_value
+
+        self.take_v(read_value(text))
 
     def pair(self) -> None:
         if self.name is not None and self.value is not None:
