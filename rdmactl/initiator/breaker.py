@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A breaker per portal: who cannot be reached is tried by one session at a time, not by all that want it. Engine ring.
 
-After `LIMIT` connections in a row that did not come about, only one attempt goes through per pause; the pauses double.
+After `LIMIT` connections in a row that did not come about, only one attempt goes through per pause; the pauses double
+with each that goes. Attempts that were under way when the breaker opened count no more: they tell the same.
 One success closes the breaker, and whoever waited may go. Only connecting counts: a target that refuses a login says
 nothing about the other targets at its portal.
 
@@ -44,6 +45,7 @@ class Breakers:
         if now < trouble.probe_at:
             self.held_back += 1
             return trouble.probe_at - now
+        trouble.pause_s = min(trouble.pause_s * 2, _LONGEST_PAUSE_S)
         trouble.probe_at = now + trouble.pause_s
         return 0.0
 
@@ -51,9 +53,8 @@ class Breakers:
         """A connection did not come about."""
         trouble = self._troubles.setdefault(portal, _Trouble())
         trouble.failures += 1
-        if trouble.failures >= LIMIT:
+        if trouble.failures == LIMIT:
             trouble.probe_at = now + trouble.pause_s
-            trouble.pause_s = min(trouble.pause_s * 2, _LONGEST_PAUSE_S)
         if len(self._troubles) > _PORTALS_MAX:
             del self._troubles[next(iter(self._troubles))]
 

@@ -291,6 +291,56 @@ def test_other_luns_are_looked_for_once(tmp_path: Path) -> None:
     world.run(scenario)
 
 
+def test_silent_portals_take_nobodys_place(tmp_path: Path) -> None:
+    """More of them than logins may be at work at a time."""
+    world = FakeWorld(tmp_path)
+    nobody = world.add_portal("iser")
+    world.kernel.portals[nobody].mode = "silent"
+    patient = replace(FAST, login_timeout_s=60.0)
+
+    async def scenario() -> None:
+        wanted = [replace(request(world, "iser", patient), portal=nobody, iface_name=f"i{n}") for n in range(40)]
+        silent = [asyncio.ensure_future(login(world, each)) for each in wanted]
+        await scenarios.eventually(world, lambda: len(world.kernel.endpoints) == len(silent), "they do not begin")
+        sid = await login(world, request(world, "iser"))
+        assert not any(task.done() for task in silent)
+        await logout(world, sid)
+        for task in silent:
+            task.cancel()
+        await asyncio.wait(silent)
+        await scenarios.eventually(world, lambda: world.leftovers() == [], "endpoints are left")
+
+    world.run(scenario)
+
+
+@pytest.mark.slow
+def test_a_portal_that_is_out_is_tried_by_one_at_a_time(tmp_path: Path) -> None:
+    world = FakeWorld(tmp_path)
+    sessions = 8
+
+    def connects() -> int:
+        return world.kernel.log.count("TRANSPORT_EP_CONNECT")
+
+    async def scenario() -> None:
+        wanted = [replace(request(world, "iser"), iface_name=f"i{n}") for n in range(sessions)]
+        sids = await asyncio.gather(*(login(world, each) for each in wanted))
+        world.iser.mode = "refuse"
+        for sid in sids:
+            world.break_connection(sid)
+        await scenarios.eventually(world, lambda: connects() > sessions + 3, "no attempts")
+        before, begin = connects(), time.monotonic()
+        await asyncio.sleep(0.5)
+        assert connects() - before <= 2 + (time.monotonic() - begin) * 2  # not eight of them every half second
+        world.iser.mode = "accept"
+        await scenarios.eventually(
+            world, lambda: all(scenarios.view(world, sid).connection_text == "LOGGED IN" for sid in sids), "not back"
+        )
+        for sid in sids:
+            await logout(world, sid)
+
+    world.run(scenario)
+
+
 def test_a_host_that_is_removed_ends_its_session(tmp_path: Path) -> None:
     """iscsi_err 1018: the driver waits until every session of the host is destroyed."""
     world = FakeWorld(tmp_path)

@@ -15,6 +15,7 @@ import pytest
 
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.api import LoginRequest
+from rdmactl.iscsi.portal import Portal
 from tests.initiator_scenarios import FAST, eventually, login, logout, recovered, request
 from tests.lab import initiator_world as lab
 from tests.lab.guest import sh
@@ -180,6 +181,38 @@ def test_a_login_killed_half_way_is_cleared_away(world: RealWorld) -> None:
     async def scenario() -> None:
         await eventually(world, lambda: not sysfs.sessions(), "the half-made session stays")
         await logout(world, await login(world, request(world, transport)))
+
+    world.run(scenario)
+
+
+def test_silent_portals_delay_nobody(world: RealWorld) -> None:
+    """A quarter of the portals does not answer: the others are logged in to while those are still being tried."""
+    names = [f"iqn.2026-11.test:live{number}" for number in range(12)]
+    sh("\n".join(f"target {name} {lab.ADDRESS}:3264 tcp 1" for name in names))
+    patient = replace(FAST, login_timeout_s=80.0)
+
+    async def scenario() -> None:
+        silent = [
+            asyncio.ensure_future(login(world, replace(request(world, transport, patient), portal=portal)))
+            for transport, portal in (
+                ("tcp", Portal("10.9.0.77", 3260)),
+                ("tcp", Portal("10.9.0.78", 3260)),
+                ("iser", Portal("10.9.0.79", 3260)),
+                ("iser", Portal("10.9.0.80", 3260)),
+            )
+        ]
+        portal = lab.TCP._replace(port=3264)
+        wanted = [replace(request(world, "tcp"), target=name, portal=portal) for name in names]
+        sids = await asyncio.gather(*(login(world, each) for each in wanted))
+        for sid in sids:
+            lab.disk_of(sid)
+        tcp = silent[:2]  # a neighbour that does not resolve ends an RDMA connection sooner, and it is tried again
+        assert not any(task.done() for task in tcp)
+        for task in silent:
+            task.cancel()
+        await asyncio.wait(silent)
+        await asyncio.gather(*(logout(world, sid) for sid in sids))
+        await eventually(world, lambda: world.leftovers() == [], "something is left")
 
     world.run(scenario)
 

@@ -31,6 +31,14 @@ def test_then_one_goes_at_a_time_and_others_wait() -> None:
     assert breakers.held_back == 2
 
 
+def test_a_burst_of_failures_is_one(now: float = 7.0) -> None:
+    """A hundred sessions that lose their portal together do not make it be spared for half a minute."""
+    breakers = Breakers()
+    for _ in range(100):
+        breakers.failed(DEAD, now)
+    assert breakers.admit(DEAD, now) == 1.0
+
+
 def test_another_portal_is_not_concerned() -> None:
     assert opened().admit(LIVE, 0.0) == 0.0
 
@@ -40,6 +48,7 @@ def test_pauses_double_up_to_half_a_minute() -> None:
     for _ in range(8):
         waits.append(breakers.admit(DEAD, now))
         now += waits[-1]
+        assert breakers.admit(DEAD, now) == 0.0
         breakers.failed(DEAD, now)
     assert waits == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0, 30.0]
 
