@@ -35,6 +35,7 @@ _HOST_LINE = re.compile(r"(?m)^(\w+: )\[\d+\]( \S+,\[)")  # of a list of hosts
 
 _LISTED = re.compile(r"(?m)^(\w+: )\[(\d+)\] (\S+ .*)$")
 _NAMED = re.compile(r"\[sid: (\d+), (target: \S+, portal: [^]]*)\]")
+_BLOCK = re.compile(r"\s*(Target|Persistent Portal|Iface Name|SID): (.*)")
 _TREE = re.compile(r"(?m)^(\s*SID: )(\d+)$")
 _HOSTS = re.compile(r"SID: (\d+)$.*?Host Number: (\d+)", re.MULTILINE | re.DOTALL)
 
@@ -122,6 +123,14 @@ def _described(text: str) -> dict[str, list[int]]:
         sids = found.setdefault(match[2], [])
         if int(match[1]) not in sids:
             sids.append(int(match[1]))
+    block: dict[str, str] = {}
+    for line in text.splitlines():
+        part = _BLOCK.match(line)
+        if part:
+            block[part[1]] = part[2]
+            if part[1] == "SID":
+                words = " ".join(value for name, value in block.items() if name != "SID")
+                found.setdefault(words, []).append(int(part[2]))
     return found
 
 
