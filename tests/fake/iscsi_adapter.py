@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
-from rdmactl.netlink.iscsi import UEVENT, Uevent
-from rdmactl.netlink.message import align4, build
+from rdmactl.netlink.iscsi import Uevent
+from rdmactl.netlink.message import align4
 from tests.fake.iscsi_sysfs import FakeSysfs
 from tests.fake.scsi_transport_iscsi import FakeIscsiClass, Refused
 
@@ -25,7 +25,6 @@ HOST_NO = 3
 HW_ADDRESS = "00:0e:1e:04:8b:2e"
 
 _CHAP_REC = struct.Struct("=H2xi256s256sB3x")
-_GROUP = 1
 
 
 class FakeAdapterClass(FakeIscsiClass):
@@ -40,6 +39,7 @@ class FakeAdapterClass(FakeIscsiClass):
         self.chap: dict[int, tuple[bool, str, str]] = {}
         self.flash: dict[int, dict[int, bytes]] = {}
         self.logged_in: set[int] = set()
+        self.cuts_answers = False
         self.settings: list[tuple[int, int, int, int, bytes]] = []  # interface, family, kind, number, value
         self.ping_status: dict[int, int] = {}  # by turn, from 1
         self.pings: list[tuple[int, int, bytes]] = []  # interface, size, sockaddr
@@ -73,6 +73,8 @@ class FakeAdapterClass(FakeIscsiClass):
         for number in page:
             incoming, username, password = self.chap[number]
             answer += _CHAP_REC.pack(number, incoming, username.encode(), password.encode(), len(password))
+        if self.cuts_answers:
+            answer = answer[:-1]
         self._answer_all(Uevent.GET_CHAP, struct.pack("=IIH", HOST_NO, len(page), first), answer)
 
     def _set_chap(self, transport: str, u: bytes, payload: bytes) -> bytes:
@@ -172,11 +174,6 @@ class FakeAdapterClass(FakeIscsiClass):
         Uevent.SET_IFACE_PARAMS: _set_iface_params,
         Uevent.PING: _ping,
     }
-
-    def answer_short(self, kind: Uevent) -> None:
-        """An answer to the group that is cut short, before anything else."""
-        u = struct.pack("=II", HOST_NO, 1)
-        self.multicast(_GROUP, build(0, UEVENT.pack(kind, 0, 0, u, b""), flags=0))
 
 
 def _attributes(payload: bytes) -> list[tuple[int, bytes]]:

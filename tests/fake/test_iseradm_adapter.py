@@ -111,6 +111,13 @@ def test_what_cannot_be_done_to_the_chap_table(
     assert machine.fails(*CHAP, *words) == (status, f"iscsiadm: {sentence}\n")
 
 
+def test_an_answer_that_is_cut_short(machine: Machine) -> None:
+    machine.kernel.chap = {0: (False, "u", SECRET)}
+    machine.kernel.cuts_answers = True
+    status, err = machine.fails(*CHAP, "-o", "show")
+    assert (status, err) == (1, "iscsiadm: host 3: the answer to GET_CHAP is cut short\n")
+
+
 # Flash nodes
 
 
