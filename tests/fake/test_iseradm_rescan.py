@@ -19,8 +19,9 @@ pytestmark = pytest.mark.fake
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """Sessions 1 and 2, with two LUNs and one."""
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Sessions 1 and 2, with two LUNs and one. The records are none of this machine's."""
+    monkeypatch.setenv("RDMACTL_STATE_DIRECTORY", str(tmp_path / "state"))
     fake = FakeSysfs(tmp_path)
     for sid, luns in ((1, 2), (2, 1)):
         fake.add_session("tcp", sid, sid)
