@@ -47,6 +47,7 @@ class EventChannel:
         self._loop = asyncio.get_running_loop()
         self._handlers: dict[int, Handler] = {}
         self._devices: dict[int, tuple[int, library.Handle, list[DeviceHandler]]] = {}
+        self._teardowns: set[asyncio.Task[None]] = set()
         out = self._ffi.new("struct rdma_event_channel **")
         rc = self._lib.cm_open(out)
         if rc < 0:
@@ -102,6 +103,16 @@ class EventChannel:
         if fd >= 0 and not handlers:
             self._loop.remove_reader(fd)
             del self._devices[key]
+
+    def taking_down(self, task: asyncio.Task[None]) -> None:
+        """A connection is being taken down by `task`, whoever waits for it."""
+        self._teardowns.add(task)
+        task.add_done_callback(self._teardowns.discard)
+
+    async def settle(self) -> None:
+        """Wait for those; each ends by itself within its deadlines."""
+        if self._teardowns:
+            await asyncio.wait(set(self._teardowns))
 
     def close(self) -> None:
         """Close the descriptor. Every id must have been destroyed."""

@@ -218,6 +218,7 @@ class Connection:
         """
         if self._closing is None or (self._closing.done() and self.state is not State.CLOSED):
             self._closing = self._loop.create_task(self._take_down())
+            self._channel.taking_down(self._closing)
         await asyncio.shield(self._closing)
 
     async def _take_down(self) -> None:

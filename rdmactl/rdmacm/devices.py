@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rdmactl.netlink.ports import NetlinkSocket, SocketDoor
 
-__all__ = ["DeviceView", "Gid", "PortView", "read_devices", "transport"]
+__all__ = ["DeviceView", "Gid", "PortView", "read_devices", "read_iwarp_ids", "transport"]
 
 SYSFS = "/sys/class/infiniband"
 
@@ -80,6 +80,25 @@ def read_devices(door: SocketDoor = sockets.open_socket, sysfs: str = SYSFS) -> 
                 ports = dump.read(nldev.RDMA_NLDEV_CMD_PORT_GET, nldev.ports_request(device.device_index), gone=19)
                 views.append(_view(device, ports, os.path.join(sysfs, device.name)))
         return sorted(views)
+    finally:
+        socket.close()
+
+
+def read_iwarp_ids(door: SocketDoor = sockets.open_socket) -> tuple[list[str], list[nldev.CmId]]:
+    """The iWARP devices of this host, and the connection manager's ids on them. Raises as `read_devices`."""
+    socket = door(ChannelSpec(family=message.NETLINK_RDMA, receive_bytes=_RECEIVE_BYTES))
+    try:
+        dump = _Dump(socket, time.monotonic)
+        devices = [nldev.parse_device(payload) for payload in dump.read(nldev.RDMA_NLDEV_CMD_GET, b"")]
+        names: list[str] = []
+        ids: list[nldev.CmId] = []
+        for device in devices:
+            if device is not None and transport(device.protocol, device.node_type, "") == "iWARP":
+                names.append(device.name)
+                request = nldev.ports_request(device.device_index)
+                for payload in dump.read(nldev.RDMA_NLDEV_CMD_RES_CM_ID_GET, request, gone=19):
+                    ids += nldev.parse_cm_ids(payload)
+        return names, ids
     finally:
         socket.close()
 

@@ -87,6 +87,11 @@ class Discoverer:
             self._channel = EventChannel()
         return self._channel
 
+    async def settle(self) -> None:
+        """Wait until the connections that are being taken down are gone."""
+        if self._channel is not None:
+            await self._channel.settle()
+
     def close(self) -> None:
         """Close the channel; no connection may be left. The device stays open as long as the process lives."""
         if self._channel is not None:

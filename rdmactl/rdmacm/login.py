@@ -20,6 +20,7 @@ from rdmactl.iscsi.negotiation import ISER_MAX_XMIT_BYTES, OperationalSettings
 from rdmactl.iscsi.pdu import Pdu
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iscsi.redirect import RedirectChain
+from rdmactl.rdmacm import failures
 from rdmactl.rdmacm.address import resolve
 from rdmactl.rdmacm.channel import EventChannel
 from rdmactl.rdmacm.connection import Connection
@@ -91,6 +92,10 @@ class Attempt:
             raise
         await self.take_down(connection)
         return outcome
+
+    def late(self, seconds: float) -> RdmactlError:
+        """The failure when the whole took longer than `seconds`; it names the step."""
+        return failures.deadline_passed(str(self.portal), self.stage, seconds)
 
     async def take_down(self, connection: Connection) -> None:
         """Give everything back, and remember when that is not possible."""

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import Any
 
 from rdmactl.errors import LocalError, PeerError, RdmactlError
-from rdmactl.rdmacm import failures, luns, perf
+from rdmactl.rdmacm import luns, perf
 from rdmactl.rdmacm.discovery import Discoverer
 from rdmactl.rdmacm.login import Attempt
 from rdmactl.rdmacm.plain import explain_refusal
@@ -104,7 +104,7 @@ class Operations:
                 session = await attempt.session(self._discoverer.channel(), depth)
                 report = await _within(session, attempt, work)
         except TimeoutError:
-            error = failures.deadline_passed(str(attempt.portal), attempt.stage, deadline_s)
+            error = attempt.late(deadline_s)
         except RdmactlError as failure:
             error = failure
         self._discoverer.stuck = self._discoverer.stuck or attempt.stuck

@@ -146,6 +146,7 @@ def run(function: Callable[[EventChannel], Awaitable[None]], limit_s: float = 60
         channel = EventChannel()
         async with asyncio.timeout(limit_s):
             await function(channel)
+        await channel.settle()
         channel.close()
 
     asyncio.run(inside())
