@@ -6,10 +6,12 @@ Entries are printed as records; -x picks one. Not here: how the adapter is asked
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 from rdmactl.cli.iseradm_context import Exit
 from rdmactl.cli.iseradm_print import print_record
+from rdmactl.errors import KernelError
 from rdmactl.records.adapter import CHAP_IN, CHAP_OUT, chap_entry, chap_record
 from rdmactl.records.operations import RecordProblem, check_pairs
 
@@ -42,8 +44,7 @@ def chap_submode(context: Context, arguments: Arguments, host: HostView) -> int:
             return _show(adapter, arguments)
         if operation == "delete":
             assert arguments.index is not None
-            adapter.delete_chap(arguments.index)
-            return 0
+            return _delete(adapter, arguments.index)
         return _write(adapter, arguments)
 
 
@@ -54,6 +55,16 @@ def _show(adapter: Adapter, arguments: Arguments) -> int:
     for entry in entries:
         table, record = chap_record(entry)
         print_record(table, record)
+    return 0
+
+
+def _delete(adapter: Adapter, number: int) -> int:
+    try:
+        adapter.delete_chap(number)
+    except KernelError as error:
+        if error.errno == errno.EBUSY:
+            raise Exit(28, f"CHAP entry {number} is in use.") from None
+        raise
     return 0
 
 

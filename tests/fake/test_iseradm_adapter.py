@@ -7,6 +7,7 @@ headers. What is shown here is that the front end says to the kernel what these 
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from rdmactl.cli.iseradm import run
 from rdmactl.cli.iseradm_context import Context
+from rdmactl.netlink.iscsi import Uevent
 from rdmactl.netlink.iscsi_stats import HOST_COUNTERS
 from rdmactl.records.adapter import FLASHNODE
 from tests.fake.iscsi_adapter import HW_ADDRESS, FakeAdapterClass
@@ -109,6 +111,11 @@ def test_what_cannot_be_done_to_the_chap_table(
     machine: Machine, words: tuple[str, ...], status: int, sentence: str
 ) -> None:
     assert machine.fails(*CHAP, *words) == (status, f"iscsiadm: {sentence}\n")
+
+
+def test_an_entry_a_flash_node_uses(machine: Machine) -> None:
+    machine.kernel.fail_next[Uevent.DELETE_CHAP] = -errno.EBUSY
+    assert machine.fails(*CHAP, "-o", "delete", "-x", "1") == (28, "iscsiadm: CHAP entry 1 is in use.\n")
 
 
 def test_an_answer_that_is_cut_short(machine: Machine) -> None:
