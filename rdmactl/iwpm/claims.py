@@ -96,6 +96,7 @@ class ClaimLease:
         self._vaults = vaults
         self._journal = journal
         self._spare: dict[int, list[tuple[int, int]]] = {}  # by family: (port, descriptor)
+        self._exhausted = False
         self._ended = False
 
     def end(self) -> None:
@@ -145,11 +146,17 @@ class ClaimLease:
 
     def refill(self) -> None:
         """Claim in advance, a few at a time; for a quiet moment."""
-        if self._ended:
+        if self._ended or self._exhausted:
             return
         for family, spare in self._spare.items():
             if len(spare) <= SPARE - REFILL:
-                new = [found for found in (self._bind(family, 0) for _ in range(REFILL)) if found is not None]
+                new: list[tuple[int, int]] = []
+                while len(new) < REFILL and not self._exhausted:
+                    found = self._bind(family, 0)
+                    if found is None:
+                        self._exhausted = True  # looking for a free port where there is none takes milliseconds
+                    else:
+                        new.append(found)
                 self._vaults.keep({Claim(family, port): descriptor for port, descriptor in new})
                 spare[:0] = new
 
@@ -187,6 +194,7 @@ class ClaimLease:
         """What needs no hurry, once a second: try again what failed, keep the journal short."""
         if self._ended:
             return
+        self._exhausted = False
         self._vaults.mend(self._sockets)
         if self._journal is not None and self._journal.wants_rewrite(len(table)):
             self.rewrite(table)

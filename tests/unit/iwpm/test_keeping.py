@@ -352,3 +352,19 @@ def test_passed_descriptors_of_another_process_are_not_ours(
     monkeypatch.setenv("LISTEN_FDS", "1")
     monkeypatch.setenv("LISTEN_FDNAMES", f"claim-{V4}-40001")
     assert SystemdVault(str(tmp_path / "notify")).adopt() == {}
+
+
+def test_no_free_port_is_not_looked_for_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A search through the whole range takes the kernel milliseconds; requests wait meanwhile."""
+    owner = ClaimKeeper()
+    lease = owner.lease()
+    assert lease.claim(V4, 0)
+    asked: list[int] = []
+    monkeypatch.setattr(lease, "_bind", lambda family, port: asked.append(port))
+    for _ in range(5):
+        lease.refill()
+    assert len(asked) == 1
+    lease.tidy(MappingTable(lease))
+    lease.refill()
+    assert len(asked) == 2
+    owner.close()
