@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # `make demo` and `make test` each do everything on a fresh machine: packages, virtual environment, lab.
 .DEFAULT_GOAL := help
-.PHONY: help install-units demo test quick lab-test lab-shell bench packages lab clean
+.PHONY: help install-units install-rules bench-iwpm demo test quick lab-test lab-shell bench packages lab clean
 SHELL := /bin/bash
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -30,6 +30,9 @@ lab-shell: $(VENV)/.installed lab  ## a shell in a virtual machine with an RDMA 
 bench: $(VENV)/.installed lab  ## side by side with rdma-core's iwpmd and open-iscsi
 	@bench/run
 
+bench-iwpm: $(VENV)/.installed lab  ## the port mappers side by side, at 100 to 10,000 live mappings
+	@lab/run --virtual-time --timeout 1800 -- $(PYTHON) bench/iwpm.py
+
 packages:
 	@lab/host-packages
 
@@ -52,6 +55,11 @@ clean:  ## remove what was built here (the lab's cache stays: ~/.cache/rdmactl-l
 
 BINDIR ?= /usr/bin
 UNITDIR ?= /etc/systemd/system
+RULESDIR ?= /etc/udev/rules.d
 install-units:  ## the systemd units into UNITDIR, for programs in BINDIR
 	@for unit in daemons/systemd/*.service daemons/systemd/*.socket; do \
 	  sed 's,@BINDIR@,$(BINDIR),' $$unit > $(UNITDIR)/$${unit##*/} && echo "$(UNITDIR)/$${unit##*/}"; done
+
+install-rules:  ## the udev rules into RULESDIR: an iWARP device starts iwpmd
+	@for rules in daemons/udev/*.rules; do \
+	  sed 's,@BINDIR@,$(BINDIR),' $$rules > $(RULESDIR)/$${rules##*/} && echo "$(RULESDIR)/$${rules##*/}"; done

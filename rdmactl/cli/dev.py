@@ -2,7 +2,8 @@
 """`rdmactl dev [NAME]`: the RDMA devices of this host. Face ring.
 
 With a name, or -v, also the limits of the verbs, when python3-pyverbs is there; that opens the device for the life of
-this program. Not here: reading the devices (`rdmactl.rdmacm.devices`).
+this program. `--iwarp` answers udev's question (daemons/udev): does this device need a port mapper? Not here: reading
+the devices (`rdmactl.rdmacm.devices`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["parser", "run", "text"]
 
 SCHEMA = "rdmactl.dev"
+IWARP = "iWARP"
 
 _UNSET_GUID = "0000:0000:0000:0000"
 
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("name", nargs="?", metavar="NAME", help="only this device, with the limits of its verbs")
     words.add_argument("-v", "--verbose", action="store_true", help="with the limits of the verbs (needs pyverbs)")
     words.add_argument("-j", "--json", action="store_true", help="print JSON")
+    words.add_argument("--iwarp", action="store_true", help="print nothing; status 0 if it is an iWARP device, else 1")
     return words
 
 
@@ -44,6 +47,8 @@ def run(words: list[str]) -> int:
         if given.json:
             print_json(SCHEMA, {"devices": [], "error": error_json(error)})
         raise
+    if given.iwarp:
+        return 0 if any(_is_iwarp(device) for device in devices) else 1
     limits = {device.name: _limits(device) for device in devices} if given.name or given.verbose else {}
     if given.json:
         print_json(SCHEMA, {"devices": [_json(device, limits.get(device.name)) for device in devices], "error": None})
@@ -80,6 +85,11 @@ def _devices(name: str | None) -> list[DeviceView]:
         known = ", ".join(device.name for device in devices)
         raise LocalError(f"there is no RDMA device {name}", hint=f"there are: {known}", code="not-found")
     return chosen
+
+
+def _is_iwarp(device: DeviceView) -> bool:
+    """By what the kernel says of the device and its ports, not by the driver's name."""
+    return IWARP in (device.transport, *(port.transport for port in device.ports))
 
 
 def _limits(device: DeviceView) -> dict[str, int] | None:

@@ -115,6 +115,18 @@ def test_dev(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     assert device["limits"] is None
 
 
+@pytest.mark.parametrize(("transport", "status"), [("iWARP", 0), ("RoCE", 1)])
+def test_dev_iwarp_answers_by_its_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: Output, transport: str, status: int
+) -> None:
+    """As udev asks."""
+    port = PORT._replace(transport=transport)
+    monkeypatch.setattr(dev, "read_devices", lambda: [DEVICE._replace(transport=transport, ports=(port,))])
+    assert run(monkeypatch, "dev", "--iwarp", "rxe0") == status
+    assert run(monkeypatch, "dev", "--iwarp", "siw7") not in (0, 1)
+    assert capsys.readouterr().out == ""
+
+
 def test_dev_with_limits_and_without(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
     monkeypatch.setattr(dev, "read_devices", lambda: [DEVICE])
     monkeypatch.setattr("rdmactl.rdmacm.verbs_limits.read_limits", lambda name, ports: {"max_qp": 9})
