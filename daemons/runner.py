@@ -38,6 +38,8 @@ EXIT_FAILED = 1
 # As LimitNOFILE= of the units.
 _DESCRIPTORS = 102400
 TRACE_VARIABLE = "RDMACTL_TRACE"
+# The last few hundred messages: what there was before somebody came to look.
+TRACE_BYTES = 256 << 10
 # A service thread starts in milliseconds; only a machine that does not schedule us at all takes this long.
 _START_S = 30.0
 # systemd's own limit for a start is 90 s.
@@ -101,13 +103,12 @@ def _raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def _tracer() -> Tracer | None:
-    """Records every netlink message when the environment names a file; without one, nothing is traced and paid for."""
+def _tracer() -> Tracer:
+    """Keeps the last netlink messages in memory; records all of them when the environment names a file."""
+    tracer = Tracer(TRACE_BYTES)
     path = os.environ.get(TRACE_VARIABLE)
-    if not path:
-        return None
-    tracer = Tracer()
-    tracer.record(path)
+    if path:
+        tracer.record(path)
     return tracer
 
 

@@ -22,7 +22,9 @@ from rdmactl import __version__
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
 from rdmactl.initiator import usage
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.netlink.message import NETLINK_RDMA
 from rdmactl.netlink.supervisor import LaneStatus
+from rdmactl.netlink.trace import TraceEntry
 from rdmactl.records import conf
 from rdmactl.records.requests import discovery_request, login_request
 
@@ -33,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 READ_DEADLINE_S = 10.0
 """Reading a table in memory takes milliseconds; ten seconds is how long the kernel itself waits for a port mapper."""
+
+SELFTEST_DEADLINE_S = 30.0
+"""Reading what the kernel has (5 s at most), and up to 2 s for each address that does not answer."""
 
 WORK_DEADLINE_MAX_S = 3600.0
 """Longest deadline a caller may ask for: beyond an hour it should ask again."""
@@ -53,6 +58,8 @@ class Caller(Protocol):
     async def call(self, name: str, function: Callable[[Any], Awaitable[T]], *, deadline_s: float) -> T: ...
 
     def status(self) -> Sequence[LaneStatus]: ...
+
+    def trace(self, since: int) -> tuple[int, list[TraceEntry]]: ...
 
 
 class Failed(TypedVarlinkErrorReply, interface="io.rdmactl.Daemon"):
@@ -371,6 +378,32 @@ class PortMapperStatus(TypedDict):
     offers_open: int
     counters: dict[str, int]
     answer_times: list[AnswerTime]
+    unmapped: list[str]
+
+
+class TraceMessage(TypedDict):
+    """A datagram between the kernel and the port mapper, as a recording has it (`rdmactl.netlink.trace`)."""
+
+    time_s: float
+    direction: str
+    note: str
+    hex: str
+    waited_us: int | None
+
+
+class Trace(TypedDict):
+    """`next` is the `since` of a call that goes on from here."""
+
+    next: int
+    messages: list[TraceMessage]
+
+
+class Check(TypedDict):
+    """What the daemon found when it looked at itself: `result` is ok, warning or failed."""
+
+    name: str
+    result: str
+    text: str
 
 
 class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
@@ -412,6 +445,7 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
             "offers_open": status.offers_open,
             "counters": status.counters,
             "answer_times": [{"within_s": bound, "answers": answers} for bound, answers in status.answer_times],
+            "unmapped": list(status.unmapped),
         }
 
     @varlinkmethod(return_parameter="lines")
@@ -419,3 +453,26 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
         """The lines rdma-core's iwpmd logs on SIGUSR1."""
         lines: list[str] = await self._caller.call("iwpm", lambda service: service.dump(), deadline_s=READ_DEADLINE_S)
         return lines
+
+    @varlinkmethod
+    async def Trace(self, *, since: int) -> Trace:  # noqa: N802
+        """The last messages exchanged with the kernel: those after the first `since` ones of all."""
+        reached, entries = self._caller.trace(since)
+        messages: list[TraceMessage] = [
+            {
+                "time_s": entry.time_s,
+                "direction": entry.direction,
+                "note": entry.note,
+                "hex": entry.datagram.hex(),
+                "waited_us": None if entry.waited_s is None else round(entry.waited_s * 1e6),
+            }
+            for entry in entries
+            if entry.family == NETLINK_RDMA
+        ]
+        return {"next": reached, "messages": messages}
+
+    @varlinkmethod(return_parameter="checks")
+    async def Selftest(self) -> list[Check]:  # noqa: N802
+        """Look whether everything that is needed is there; disturbs nothing."""
+        found = await self._caller.call("iwpm", lambda service: service.selftest(), deadline_s=SELFTEST_DEADLINE_S)
+        return [{"name": check.name, "result": check.result.value, "text": check.text} for check in found]

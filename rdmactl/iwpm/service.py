@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from rdmactl.errors import KernelError, LocalError
+from rdmactl.errors import KernelError, LocalError, RdmactlError
 from rdmactl.iwpm.addresses import AddressWatch, RdmaAddresses
 from rdmactl.iwpm.claims import ClaimKeeper
 from rdmactl.iwpm.conf import MapperConfig
@@ -34,14 +34,18 @@ from rdmactl.iwpm.events import (
 )
 from rdmactl.iwpm.limits import PeerLimits
 from rdmactl.iwpm.mapper import PortMapper
+from rdmactl.iwpm.selftest import Check, Result, claim_check, peer_check, unmapped_listeners, unmapped_text
 from rdmactl.iwpm.settings import MapperSettings
+from rdmactl.iwpm.states import LinkState
 from rdmactl.iwpm.stats import ANSWER_TIME_BOUNDS_S
 from rdmactl.iwpm.udp import UdpDoors
 from rdmactl.iwpm.view import MappingInfo, dump_lines, mapping_list
 from rdmactl.iwpm.wire import IWPM_PORT
+from rdmactl.netlink.nldev import CmId
 from rdmactl.netlink.ports import Channel, ChannelSpec, Lane, Received, Reply
 from rdmactl.netlink.rdma import NETLINK_RDMA, RDMA_NL_GROUP_IWPM, RDMA_NL_IWCM, op_of
 from rdmactl.netlink.sockaddr import address_text
+from rdmactl.rdmacm.devices import read_iwarp_ids
 
 __all__ = ["PortMapperService", "PortMapperStatus", "in_initial_netns"]
 
@@ -58,6 +62,13 @@ ADDRESSES_S = 3.0
 
 RELEASE_S = 0.05
 """Until whoever keeps sockets for us (`vault.py`) hears of released ones; several are then one datagram."""
+
+READ_S = 6.0
+"""For the kernel's list of devices and connection manager ids: milliseconds, usually."""
+
+UNMAPPED_FIRST_S = 3.0
+UNMAPPED_S = 60.0
+"""How often that list is looked at: soon after the start and after a change, then once a minute."""
 
 REPEAT_S = 60.0
 """A fault that goes on is logged this often at most; the counters have all of it."""
@@ -93,6 +104,8 @@ class PortMapperStatus(NamedTuple):
     offers_open: int
     counters: dict[str, int]
     answer_times: list[tuple[float | None, int]]
+    unmapped: tuple[str, ...] = ()
+    """Listeners on iWARP devices that the kernel runs without a mapping; as of the last look."""
 
 
 class PortMapperService:
@@ -137,6 +150,8 @@ class PortMapperService:
         self._release_timer: asyncio.TimerHandle | None = None
         self._alive_at = 0.0
         self._watch = _Watch()
+        self._unmapped: list[CmId] = []
+        self._looking: asyncio.Task[None] | None = None
 
     # The service.
 
@@ -152,8 +167,11 @@ class PortMapperService:
             self._lease.rewrite(self._mapper.table)
             self._mapper.start(lane.now())
             self._carry_out()
+            self._looking = asyncio.create_task(self._look_for_unmapped())
             await self._beat(lane)
         finally:
+            if self._looking is not None:
+                self._looking.cancel()
             self._udp.close()
             if self._addresses is not None:
                 self._addresses.close()
@@ -257,7 +275,56 @@ class PortMapperService:
             offers_open=offers,
             counters=self._counters(),
             answer_times=list(zip(bounds, mapper.stats.answer_times.counts, strict=True)),
+            unmapped=tuple(f"{item.local} on {item.device} ({item.owner})" for item in self._unmapped),
         )
+
+    async def selftest(self) -> list[Check]:
+        """Look whether all is there that is needed; disturbs nothing."""
+        checks = [self._kernel_check(), claim_check()]
+        checks += await asyncio.gather(*(peer_check(address, address.port) for address in self._udp.listening))
+        if not self._udp.listening:
+            checks.append(Check("udp", Result.WARNING, "no address is served: no iWARP device has one"))
+        return checks + await self._device_checks()
+
+    def _kernel_check(self) -> Check:
+        link = self._mapper.link
+        if link.state not in (LinkState.SERVING, LinkState.CHECKING):
+            return Check("kernel", Result.FAILED, f"iw_cm does not take this port mapper: {link.state.value}")
+        if not link.registered:
+            text = f"greeted, ABI version {link.version}; iw_cm registers a port mapper when a device first needs it"
+            return Check("kernel", Result.OK, text)
+        return Check("kernel", Result.OK, f"registered, ABI version {link.version}")
+
+    async def _device_checks(self) -> list[Check]:
+        """Which iWARP devices there are, and whether their listeners are mapped."""
+        if self._lane is None:
+            raise LocalError("the port mapper has not been started")
+        try:
+            devices, ids = await self._lane.blocking(read_iwarp_ids, deadline_s=READ_S)
+        except RdmactlError as error:
+            return [Check("devices", Result.WARNING, error.message)]
+        if not devices:
+            return [Check("devices", Result.WARNING, "there is no iWARP device: nothing to map")]
+        checks = [Check("devices", Result.OK, ", ".join(devices))]
+        self._unmapped = unmapped_listeners(self._mapper.table, ids)
+        if not self._unmapped:
+            return [*checks, Check("listeners", Result.OK, f"{sum(item.listens for item in ids)}, all mapped")]
+        return [*checks, Check("listeners", Result.WARNING, unmapped_text(self._unmapped))]
+
+    async def _look_for_unmapped(self) -> None:
+        """A listener made while nobody was registered stays unmapped, and nothing else would say so."""
+        told: list[CmId] = []
+        while True:
+            await asyncio.sleep(UNMAPPED_FIRST_S)
+            before = self._unmapped
+            await self._device_checks()
+            # Seen twice: one that is being made is in the kernel's list before it is in our table.
+            lasting = [item for item in self._unmapped if item in before]
+            if lasting and lasting != told:
+                _log.warning("%s", unmapped_text(lasting))
+            told = lasting
+            if before == self._unmapped:
+                await asyncio.sleep(UNMAPPED_S)
 
     def _counters(self) -> dict[str, int]:
         stats = self._mapper.stats

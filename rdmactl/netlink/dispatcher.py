@@ -24,7 +24,7 @@ from rdmactl.netlink.ports import Service, SocketDoor
 from rdmactl.netlink.registry import Registry
 from rdmactl.netlink.sockets import open_socket
 from rdmactl.netlink.supervisor import LaneState, LaneStatus, Supervisor
-from rdmactl.netlink.trace import Tracer
+from rdmactl.netlink.trace import TraceEntry, Tracer
 from rdmactl.netlink.workers import WorkerPool
 
 __all__ = ["Dispatcher", "LaneState", "LaneStatus"]
@@ -111,6 +111,10 @@ class Dispatcher:
         if supervisor is None:
             raise Unavailable(f"this daemon does not run {name}", code="no-such-service")
         return await supervisor.call(function, deadline_s)
+
+    def trace(self, since: int) -> tuple[int, list[TraceEntry]]:
+        """See `Tracer.since`; nothing if this dispatcher traces nothing."""
+        return (0, []) if self._tracer is None else self._tracer.since(since)
 
     def status(self) -> list[LaneStatus]:
         """One entry per service, in the order they were added."""

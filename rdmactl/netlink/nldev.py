@@ -13,14 +13,18 @@ import struct
 from typing import NamedTuple
 
 from rdmactl.netlink.message import attribute, attributes
+from rdmactl.netlink.sockaddr import SOCKADDR_STORAGE_BYTES, SockAddr
 
 __all__ = [
     "RDMA_NLDEV_CMD_GET",
     "RDMA_NLDEV_CMD_PORT_GET",
+    "RDMA_NLDEV_CMD_RES_CM_ID_GET",
     "RDMA_NL_NLDEV",
+    "CmId",
     "Device",
     "Port",
     "message_type",
+    "parse_cm_ids",
     "parse_device",
     "parse_port",
     "ports_request",
@@ -30,6 +34,7 @@ RDMA_NL_NLDEV = 5
 
 RDMA_NLDEV_CMD_GET = 1
 RDMA_NLDEV_CMD_PORT_GET = 5
+RDMA_NLDEV_CMD_RES_CM_ID_GET = 11
 
 RDMA_NLDEV_ATTR_DEV_INDEX = 1  # u32
 RDMA_NLDEV_ATTR_DEV_NAME = 2  # string
@@ -41,11 +46,20 @@ RDMA_NLDEV_ATTR_LID = 9  # u32, InfiniBand only
 RDMA_NLDEV_ATTR_PORT_STATE = 12  # u8
 RDMA_NLDEV_ATTR_PORT_PHYS_STATE = 13  # u8
 RDMA_NLDEV_ATTR_DEV_NODE_TYPE = 14  # u8
+RDMA_NLDEV_ATTR_RES_STATE = 27  # u8: enum rdma_cm_state
+RDMA_NLDEV_ATTR_RES_PID = 28  # u32, for user space's
+RDMA_NLDEV_ATTR_RES_KERN_NAME = 29  # string, for the kernel's own
+RDMA_NLDEV_ATTR_RES_CM_ID = 30  # nested: entries
+RDMA_NLDEV_ATTR_RES_CM_ID_ENTRY = 31
+RDMA_NLDEV_ATTR_RES_PS = 32  # u32: port space
+RDMA_NLDEV_ATTR_RES_SRC_ADDR = 33  # struct __kernel_sockaddr_storage
 RDMA_NLDEV_ATTR_NDEV_NAME = 51  # string
 RDMA_NLDEV_ATTR_DEV_PROTOCOL = 67  # string: ib, roce, iw, usnic; of port 1
 
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
+_RDMA_PS_TCP = 0x0106
+_RDMA_CM_LISTEN = b"\x08"
 
 _NODE_TYPES = {1: "CA", 2: "switch", 3: "router", 4: "RNIC", 5: "usNIC", 6: "usNIC UDP", 7: "unspecified"}
 _STATES = {0: "NOP", 1: "DOWN", 2: "INIT", 3: "ARMED", 4: "ACTIVE", 5: "ACTIVE_DEFER"}
@@ -84,13 +98,22 @@ class Port(NamedTuple):
     lid: int | None
 
 
+class CmId(NamedTuple):
+    """One id of the connection manager that is bound to a device. `owner` is a process id, or a name in the kernel."""
+
+    device: str
+    listens: bool
+    local: SockAddr
+    owner: str
+
+
 def message_type(command: int) -> int:
     """nlmsg_type of an NLDEV command."""
     return (RDMA_NL_NLDEV << 10) | command
 
 
 def ports_request(device_index: int) -> bytes:
-    """The payload of an RDMA_NLDEV_CMD_PORT_GET dump. (RDMA_NLDEV_CMD_GET needs none.)"""
+    """The payload of a dump for one device: ports, or ids. (RDMA_NLDEV_CMD_GET needs none.)"""
     return attribute(RDMA_NLDEV_ATTR_DEV_INDEX, _U32.pack(device_index))
 
 
@@ -126,6 +149,23 @@ def parse_port(payload: bytes) -> Port | None:
         _text(found.get(RDMA_NLDEV_ATTR_NDEV_NAME)),
         _u32(found.get(RDMA_NLDEV_ATTR_LID)),
     )
+
+
+def parse_cm_ids(payload: bytes) -> list[CmId]:
+    """A message of an RDMA_NLDEV_CMD_RES_CM_ID_GET dump: those ids that have an address and the port space of TCP."""
+    found = dict(attributes(payload))
+    device = _text(found.get(RDMA_NLDEV_ATTR_DEV_NAME))
+    ids = []
+    for kind, entry in attributes(found.get(RDMA_NLDEV_ATTR_RES_CM_ID, b"")):
+        fields = dict(attributes(entry))
+        local = SockAddr.unpack(fields.get(RDMA_NLDEV_ATTR_RES_SRC_ADDR, b"").ljust(SOCKADDR_STORAGE_BYTES, b"\0"))
+        if kind != RDMA_NLDEV_ATTR_RES_CM_ID_ENTRY or local is None:
+            continue
+        if _u32(fields.get(RDMA_NLDEV_ATTR_RES_PS)) == _RDMA_PS_TCP:
+            process = _u32(fields.get(RDMA_NLDEV_ATTR_RES_PID))
+            owner = _text(fields.get(RDMA_NLDEV_ATTR_RES_KERN_NAME)) if process is None else f"process {process}"
+            ids.append(CmId(device, fields.get(RDMA_NLDEV_ATTR_RES_STATE) == _RDMA_CM_LISTEN, local, owner))
+    return ids
 
 
 def _u32(value: bytes | None) -> int | None:

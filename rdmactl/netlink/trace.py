@@ -115,7 +115,8 @@ class Tracer:
 
     def __init__(self, ring_bytes: int = RING_BYTES) -> None:
         self._lock = threading.Lock()
-        self._ring: deque[_Kept] = deque()
+        self._ring: deque[tuple[float, bool, int, int, bytes]] = deque()
+        self._total = 0
         self._ring_limit_bytes = ring_bytes
         self._ring_bytes = 0
         self._epoch_s = time.time() - time.monotonic()
@@ -127,18 +128,35 @@ class Tracer:
 
     def sent(self, now: float, family: int, portid: int, datagram: bytes) -> None:
         """A datagram is about to go to the kernel. `now` is the monotonic clock."""
-        self._keep(_Kept(now, False, family, portid, redact(family, datagram)))
+        if family != NETLINK_RDMA:  # which has no secrets, and whose messages are thousands a second
+            datagram = redact(family, datagram)
+        self._keep((now, False, family, portid, datagram))
 
     def received(self, now: float, family: int, portid: int, datagram: bytes) -> None:
         """A datagram has come from the kernel."""
-        self._keep(_Kept(now, True, family, portid, redact(family, datagram)))
+        if family != NETLINK_RDMA:
+            datagram = redact(family, datagram)
+        self._keep((now, True, family, portid, datagram))
 
     def entries(self) -> list[TraceEntry]:
         """What the ring holds, oldest first, decoded."""
         with self._lock:
             kept = list(self._ring)
         annotator = _Annotator(self._epoch_s)
-        return [annotator.annotate(item) for item in kept]
+        return [annotator.annotate(_Kept(*item)) for item in kept]
+
+    def since(self, total: int) -> tuple[int, list[TraceEntry]]:
+        """How many datagrams there have been in all, and those after the first `total`, as far as the ring holds them.
+
+        0 gives all it holds; with the number returned the next call goes on where this one ended.
+        """
+        with self._lock:
+            kept = list(self._ring)
+            now_total = self._total
+        annotator = _Annotator(self._epoch_s)
+        entries = [annotator.annotate(_Kept(*item)) for item in kept]
+        new = max(0, now_total - total)
+        return now_total, entries[max(0, len(entries) - new) :]
 
     # ---------------------------------------------------------------- recording
 
@@ -169,14 +187,16 @@ class Tracer:
         with self._lock:
             self._end_recording(None)
 
-    def _keep(self, kept: _Kept) -> None:
+    def _keep(self, kept: tuple[float, bool, int, int, bytes]) -> None:
+        """Plain tuples, because this runs for every message, whether anybody will look at it or not."""
         with self._lock:
             self._ring.append(kept)
-            self._ring_bytes += len(kept.datagram) + _ENTRY_OVERHEAD_BYTES
+            self._total += 1
+            self._ring_bytes += len(kept[4]) + _ENTRY_OVERHEAD_BYTES
             while self._ring_bytes > self._ring_limit_bytes:
-                self._ring_bytes -= len(self._ring.popleft().datagram) + _ENTRY_OVERHEAD_BYTES
+                self._ring_bytes -= len(self._ring.popleft()[4]) + _ENTRY_OVERHEAD_BYTES
             if self._file is not None:
-                self._write(self._file, kept)
+                self._write(self._file, _Kept(*kept))
 
     def _write(self, file: TextIO, kept: _Kept) -> None:
         """One line. A disk that is full ends the recording, never the service."""

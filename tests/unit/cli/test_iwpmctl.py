@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from rdmactl.cli import iwpmctl
 from rdmactl.cli.iwpmctl import age_text, list_text, main
+
+Output = pytest.CaptureFixture[str]
 
 MAPPINGS = [
     {
@@ -34,6 +37,7 @@ STATUS = {
     "answer_times": [
         {"within_s": 0.0003, "answers": 4}, {"within_s": 1.0, "answers": 0}, {"within_s": None, "answers": 1},
     ],
+    "unmapped": ["10.7.0.1:7180 on siw0 (process 41)"],
 }  # fmt: skip
 
 
@@ -99,14 +103,16 @@ def test_list_of_nothing() -> None:
     assert list_text({"mappings": []}) == ["no mappings"]
 
 
-def test_status(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     stub = Stub(directory / "iwpm.sock", STATUS)
-    assert run(monkeypatch, "status") == 0
+    assert run(monkeypatch, "stats") == 0
     assert capsys.readouterr().out.splitlines() == [
         "state: waiting for the kernel's iw_cm, which does not answer",
         "kernel: not asked for yet, ABI version 3",
         "mappings: 2, ports claimed: 1",
         "exchanges with peers: 0 as the asking side, 3 as the asked side",
+        "WITHOUT A MAPPING: 1 listeners, made while no port mapper was there:",
+        "  10.7.0.1:7180 on siw0 (process 41)",
         "answers to the kernel within:",
         "    0.3 ms  4",
         "    longer  1",
@@ -114,6 +120,68 @@ def test_status(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
         "  requests      5",
         "  peer rejects  2",
     ]
+    stub.close()
+
+
+@pytest.mark.parametrize("words", ["10.7.0.1:7174", "7174", "54919", "10.7.0.1:54919"])
+def test_show(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, words: str) -> None:
+    stub = Stub(directory / "iwpm.sock", {"mappings": MAPPINGS})
+    assert run(monkeypatch, "show", words) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "10.7.0.1:7174",
+        "  mapped to: 10.7.0.1:54919",
+        "  kind: listener, 1 in use",
+        "  port: claimed",
+        "  age: 1h06m",
+    ]
+    assert run(monkeypatch, "show", words, "-j") == 0
+    assert json.loads(capsys.readouterr().out)["mappings"] == MAPPINGS[:1]
+    stub.close()
+
+
+def test_show_of_an_unknown_one(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    stub = Stub(directory / "iwpm.sock", {"mappings": MAPPINGS})
+    assert run(monkeypatch, "show", "7179") != 0
+    assert capsys.readouterr().err.startswith("iwpmctl: there is no mapping 7179")
+    stub.close()
+
+
+MESSAGES = [
+    {"time_s": 0.25, "direction": "kernel->daemon", "note": "ADD_MAPPING", "hex": "00", "waited_us": None},
+    {"time_s": 0.5, "direction": "daemon->kernel", "note": "ADD_MAPPING reply", "hex": "00", "waited_us": 120},
+]
+
+
+def test_trace(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    stub = Stub(directory / "iwpm.sock", {"next": 9, "messages": MESSAGES})
+    assert run(monkeypatch, "trace") == 0
+    assert [line[8:] for line in capsys.readouterr().out.splitlines()] == [
+        ".250000 <- ADD_MAPPING",
+        ".500000 -> ADD_MAPPING reply  (after 120 us)",
+    ]
+    assert stub.asked == [{"method": "io.rdmactl.PortMapper.Trace", "parameters": {"since": 0}}]
+    stub.close()
+
+
+def test_trace_goes_on_where_it_was(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    stub = Stub(directory / "iwpm.sock", {"next": 9, "messages": MESSAGES})
+
+    def sleep(seconds: float) -> None:
+        if len(stub.asked) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(iwpmctl.time, "sleep", sleep)
+    assert run(monkeypatch, "trace", "--follow", "-j") == 130
+    assert [asked["parameters"]["since"] for asked in stub.asked] == [0, 9, 9]
+    stub.close()
+
+
+@pytest.mark.parametrize(("result", "status"), [("ok", 0), ("warning", 0), ("failed", 1)])
+def test_selftest(directory: Path, monkeypatch: pytest.MonkeyPatch, capsys: Output, result: str, status: int) -> None:
+    checks = [{"name": "kernel", "result": result, "text": "registered"}]
+    stub = Stub(directory / "iwpm.sock", {"checks": checks})
+    assert run(monkeypatch, "selftest") == status
+    assert capsys.readouterr().out.split() == [result, "kernel:", "registered"]
     stub.close()
 
 
