@@ -1,12 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0
- * listen ADDRESS N [BLOCKS]: N rdma_cm listeners on ports from 10000 on, then all of them destroyed; rates as JSON.
- * Each listen is one ADD_MAPPING that waits for the port mapper's answer; each destroy one REMOVE_MAPPING.
+ * listen ADDRESS LIVE SAMPLES: how fast a host with LIVE mapped listeners gets and releases one more; JSON.
+ *
+ * Each rdma_listen is one ADD_MAPPING that waits for the port mapper's answer, each rdma_destroy_id one REMOVE_MAPPING
+ * that waits for nothing. So a batch of releases is timed until a listen behind it has been answered, less what a listen
+ * takes: by then the port mapper has done with them. Between the batches there are LIVE listeners and at most BATCH more.
  */
 #include <arpa/inet.h>
 #include <rdma/rdma_cma.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
+
+#define BATCH 50
+#define FIRST_PORT 2000
+
+static struct rdma_event_channel *channel;
+static struct sockaddr_in at = { .sin_family = AF_INET };
 
 static double now(void)
 {
@@ -14,6 +24,19 @@ static double now(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &t);
 	return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+static struct rdma_cm_id *listener(int index)
+{
+	struct rdma_cm_id *id;
+
+	at.sin_port = htons(FIRST_PORT + index);
+	if (rdma_create_id(channel, &id, NULL, RDMA_PS_TCP) ||
+	    rdma_bind_addr(id, (struct sockaddr *)&at) || rdma_listen(id, 1)) {
+		perror("listen");
+		exit(1);
+	}
+	return id;
 }
 
 static int by_value(const void *a, const void *b)
@@ -25,41 +48,36 @@ static int by_value(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
-	int n = argc > 2 ? atoi(argv[2]) : 1000, blocks = argc > 3 ? atoi(argv[3]) : 5, i;
-	struct rdma_event_channel *channel = rdma_create_event_channel();
-	struct rdma_cm_id **id = calloc(n, sizeof(*id));
-	double *took = calloc(n, sizeof(*took)), start, block, end;
-	struct sockaddr_in at = { .sin_family = AF_INET };
+	int live = argc > 3 ? atoi(argv[2]) : 0, samples = argc > 3 ? atoi(argv[3]) / BATCH * BATCH : 0, taken = 0, i;
+	double *took = calloc(samples + 1, sizeof(*took)), listening = 0, releasing = 0, start;
+	struct rdma_cm_id *batch[BATCH], *barrier;
 
-	if (argc < 3 || !channel || !id || !took || !inet_aton(argv[1], &at.sin_addr)) {
-		fprintf(stderr, "usage: listen ADDRESS N [BLOCKS]\n");
+	channel = rdma_create_event_channel();
+	if (samples < BATCH || !channel || !took || !inet_aton(argv[1], &at.sin_addr)) {
+		fprintf(stderr, "usage: listen ADDRESS LIVE SAMPLES (at least %d)\n", BATCH);
 		return 2;
 	}
-	printf("{\"n\": %d, \"listens_per_s\": [", n);
-	start = block = now();
-	for (i = 0; i < n; i++) {
-		double before = now();
-
-		at.sin_port = htons(10000 + i);
-		if (rdma_create_id(channel, &id[i], NULL, RDMA_PS_TCP) ||
-		    rdma_bind_addr(id[i], (struct sockaddr *)&at) || rdma_listen(id[i], 1)) {
-			perror("listen");
-			return 1;
+	for (i = 0; i < live; i++)
+		listener(i);
+	while (taken < samples) {
+		for (i = 0; i < BATCH; i++) {
+			start = now();
+			batch[i] = listener(live + i);
+			took[taken] = now() - start;
+			listening += took[taken++];
 		}
-		took[i] = now() - before;
-		if ((i + 1) % (n / blocks) == 0) {
-			end = now();
-			printf("%s%.0f", i + 1 == n / blocks ? "" : ", ", n / blocks / (end - block));
-			block = end;
-		}
+		start = now();
+		for (i = 0; i < BATCH; i++)
+			rdma_destroy_id(batch[i]);
+		barrier = listener(live + BATCH);
+		releasing += now() - start;
+		rdma_destroy_id(barrier);
+		barrier = listener(live + BATCH + 1); /* so that the next batch does not pay for the first one's release */
+		rdma_destroy_id(barrier);
 	}
-	end = now();
-	qsort(took, n, sizeof(*took), by_value);
-	printf("], \"mean_listens_per_s\": %.0f, \"p50_us\": %.1f, \"p99_us\": %.1f, ", n / (end - start),
-	       took[n / 2] * 1e6, took[n * 99 / 100] * 1e6);
-	start = now();
-	for (i = 0; i < n; i++)
-		rdma_destroy_id(id[i]);
-	printf("\"destroys_per_s\": %.0f}\n", n / (now() - start));
+	qsort(took, samples, sizeof(*took), by_value);
+	releasing -= samples / BATCH * took[samples / 2];
+	printf("{\"live\": %d, \"listens_per_s\": %.0f, \"releases_per_s\": %.0f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n",
+	       live, samples / listening, samples / releasing, took[samples / 2] * 1e6, took[samples * 99 / 100] * 1e6);
 	return 0;
 }
