@@ -7,7 +7,7 @@ docs/compatibility.md says the same in full; a test holds the two together. Not 
 
 from __future__ import annotations
 
-__all__ = ["DELIBERATE", "DIFFERENT_WITHOUT_KERNEL", "ELSEWHERE", "LATER", "reason"]
+__all__ = ["DELIBERATE", "DIFFERENT_WITHOUT_KERNEL", "ELSEWHERE", "LATER", "NO_SUCH_FIXTURE", "reason"]
 
 Table = dict[str, set[str]]
 
@@ -97,6 +97,9 @@ DIFFERENT_WITHOUT_KERNEL: Table = {
 }
 """What the played daemon cannot do; on the real kernel these come out as recorded."""
 
+NO_SUCH_FIXTURE = "a second kind of target, which the lab does not have"
+"""Cases that are not even run: they would only wait for it."""
+
 ELSEWHERE: Table = {
     "a program of open-iscsi's other than iscsiadm": {
         "iscsi-iname",
@@ -127,7 +130,7 @@ ELSEWHERE: Table = {
         "iscsistart-version",
         "session-nodb-logout",
     },
-    "a second kind of target, which the lab does not have": {
+    NO_SUCH_FIXTURE: {
         "disc",
         "disc-acl-none",
         "login-absent",
