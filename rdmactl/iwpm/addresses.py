@@ -41,7 +41,7 @@ from rdmactl.netlink.uevent import GROUP_KERNEL
 
 __all__ = ["Address", "AddressWatch", "Link", "RdmaAddresses", "parse_address", "parse_link", "rdma_addresses"]
 
-REFRESH_S = 5.0
+REFRESH_S = 30.0
 """How often everything is asked for unprompted, should an event have been lost."""
 
 SETTLE_S = 0.05
