@@ -10,7 +10,7 @@ A node record is found by (target, portal directory, interface), where the porta
 open-iscsi names its directories (no tag for an unknown one): sorting by it gives iscsiadm's order.
 
 Not here: the tables and their versions (`schema.py`), what a command does to records (`operations.py`), keys and values
-(`model.py`), files and trees (`tree.py`, `mirror.py`).
+(`model.py`), texts of rows (`rows.py`), files and trees (`tree_import.py`, `tree_export.py`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ import os
 import sqlite3
 
 from rdmactl.errors import StoreError
+from rdmactl.records.rows import format_record, has_undecoded, parse_record, secrets_of
 from rdmactl.records.schema import MIGRATIONS, prepare
 
 TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Protocol
 
     from rdmactl.records.model import Record
@@ -167,9 +168,9 @@ class Store:
     def write_node(self, node: NodeId, record: Record, source: str) -> None:
         """Add or replace."""
         known = _identity_keys(node)
-        _format(known | {"iface.iscsi_ifacename": node.iface})
+        format_record(known | {"iface.iscsi_ifacename": node.iface})
         self.delete_node(node)
-        profile = self._profile(_format({key: value for key, value in record.items() if value != known.get(key)}))
+        profile = self._profile(format_record({key: value for key, value in record.items() if value != known.get(key)}))
         sql = (
             "INSERT INTO nodes (target, portal, iface, address, port, tpgt, source, profile)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -192,7 +193,7 @@ class Store:
         Returns how many records were selected.
         """
         where, values = _where(target=target, address=address, port=port, iface=iface)
-        _format(changes)
+        format_record(changes)
         for key, value in changes.items():
             if isinstance(value, str):
                 sql = "INSERT OR REPLACE INTO settings (node, key, value) SELECT id, ?, ? FROM nodes"
@@ -225,10 +226,10 @@ class Store:
 
     def write_discovery(self, type: str, address: str, port: int, record: Record) -> None:
         """Add or replace."""
-        _format({"discovery.sendtargets.address": address})
+        format_record({"discovery.sendtargets.address": address})
         self.delete_discovery(type, address, port)
         sql = "INSERT INTO discoveries (type, address, port, record) VALUES (?, ?, ?, ?)"
-        self._insert("discovery", sql, (type, address, port, _format(record)), record)
+        self._insert("discovery", sql, (type, address, port, format_record(record)), record)
 
     def delete_discovery(self, type: str, address: str, port: int) -> bool:
         """Whether there was one."""
@@ -248,9 +249,9 @@ class Store:
 
     def write_iface(self, name: str, record: Record) -> None:
         """Add or replace."""
-        _format({"iface.iscsi_ifacename": name})
+        format_record({"iface.iscsi_ifacename": name})
         self._note("iface", name)
-        self.execute("INSERT OR REPLACE INTO ifaces (name, record) VALUES (?, ?)", (name, _format(record)))
+        self.execute("INSERT OR REPLACE INTO ifaces (name, record) VALUES (?, ?)", (name, format_record(record)))
 
     def delete_iface(self, name: str) -> bool:
         """Whether there was one."""
@@ -338,7 +339,7 @@ class Store:
 
     def _sound(self, table: str, rows: list[tuple[Any, ...]], types: tuple[type, ...]) -> list[tuple[Any, ...]]:
         """The rows whose columns, behind the id, have these types; the others are set apart."""
-        bad = [row for row in rows if tuple(map(type, row[1:])) != types or (self._tolerant and _undecoded(row))]
+        bad = [row for row in rows if tuple(map(type, row[1:])) != types or (self._tolerant and has_undecoded(row))]
         for row in bad:
             self._set_apart(table, row[0], "its name is unreadable")
         return [row for row in rows if row not in bad] if bad else rows
@@ -367,13 +368,13 @@ class Store:
 
     def _parse(self, text: object) -> Record:
         """The record in a text, a copy of its own; ValueError, with the reason, when it is damaged."""
-        if not isinstance(text, str) or (self._tolerant and _undecoded((text,))):
+        if not isinstance(text, str) or (self._tolerant and has_undecoded((text,))):
             raise ValueError("its text is unreadable" if text is not None else "its text is missing")
         known = self._parsed.get(text)
         if known is None:
             if len(self._parsed) >= _PARSED_MAX:
                 self._parsed.clear()
-            known = self._parsed[text] = _parse(text)
+            known = self._parsed[text] = parse_record(text)
         return known.copy()
 
     def _profile(self, text: str) -> int:
@@ -390,7 +391,7 @@ class Store:
     def _insert(self, kind: str, sql: str, values: Sequence[str | int], record: Record) -> None:
         with self._errors():
             row = self._database.execute(sql, values).lastrowid
-            secrets = [(kind, row, key, value) for key, value in _secrets(record)]
+            secrets = [(kind, row, key, value) for key, value in secrets_of(record)]
             if secrets:
                 self._database.executemany("INSERT INTO secrets (kind, id, key, value) VALUES (?, ?, ?, ?)", secrets)
 
@@ -464,40 +465,3 @@ def _identity_keys(node: NodeId) -> Record:
 def _where(**conditions: str | int | None) -> tuple[str, list[str | int]]:
     given = {name: value for name, value in conditions.items() if value is not None}
     return (" WHERE " + " AND ".join(f"{name} = ?" for name in given) if given else ""), list(given.values())
-
-
-def _undecoded(values: Iterable[object]) -> bool:
-    """Whether a text had bytes that are no UTF-8."""
-    return any(isinstance(value, str) and any("\udc80" <= c <= "\udcff" for c in value) for value in values)
-
-
-def _format(record: Record) -> str:
-    """The record as text; empty values and secrets are left out.
-
-    A line feed in a name would make another key of what follows it; other control characters have no business there.
-    """
-    from rdmactl.records.model import has_control_characters
-
-    lines = [f"{key} = {value}" for key, value in record.items() if isinstance(value, str) and value]
-    for line in lines:
-        if has_control_characters(line):
-            key = line.partition(" = ")[0]
-            raise StoreError(f"{key} has a control character and cannot be recorded")
-    return "\n".join(lines)
-
-
-def _secrets(record: Record) -> Iterator[tuple[str, str]]:
-    for key, value in record.items():
-        if not isinstance(value, str) and value:
-            yield key, value.reveal()
-
-
-def _parse(text: str) -> Record:
-    """The inverse of `_format`; ValueError for a line that is none."""
-    record: Record = {}
-    for line in text.split("\n") if text else ():
-        key, separator, value = line.partition(" = ")
-        if not separator:
-            raise ValueError("its text has a line that is none")
-        record[key] = value
-    return record

@@ -179,7 +179,7 @@ def test_readers_and_writers_at_once(tmp_path: Path) -> None:
                     assert record is not None
                     assert record == {**record, **values(str(record["node.a"]))}, record
             turns += 1
-        os.write(writing, turns.to_bytes(4, "big"))
+        os.write(writing, b"r" + turns.to_bytes(4, "big"))
 
     def write() -> None:
         dice, turns = random.Random(os.getpid()), 0
@@ -192,13 +192,16 @@ def test_readers_and_writers_at_once(tmp_path: Path) -> None:
                 else:
                     store.update_nodes(fresh, target=which.target if how == 1 else None)
             turns += 1
-        os.write(writing, turns.to_bytes(4, "big"))
+        os.write(writing, b"w" + turns.to_bytes(4, "big"))
 
     children = [fork(run) for run in (read, write) * 4]
     assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == [0] * 8
-    turns = [int.from_bytes(os.read(reading, 4), "big") for _ in children]
-    print(f"{CONCURRENT_S:g} s, turns of 4 readers and 4 writers, as they ended: {turns}")
-    assert all(turns)
+    turns: dict[bytes, list[int]] = {b"r": [], b"w": []}
+    for _ in children:
+        word = os.read(reading, 5)
+        turns[word[:1]].append(int.from_bytes(word[1:], "big"))
+    print(f"{CONCURRENT_S:g} s: readings by 4 processes {turns[b'r']}, transactions by 4 processes {turns[b'w']}")
+    assert all(turns[b"r"] + turns[b"w"])
 
 
 def test_eight_processes_updating_different_records(tmp_path: Path) -> None:
