@@ -22,7 +22,8 @@ from rdmactl import __version__
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
 from rdmactl.initiator import usage
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
-from rdmactl.netlink.message import NETLINK_RDMA
+from rdmactl.netlink.message import NETLINK_RDMA, split
+from rdmactl.netlink.rdma import RDMA_NL_IWCM, client_of
 from rdmactl.netlink.supervisor import LaneStatus
 from rdmactl.netlink.trace import TraceEntry
 from rdmactl.records import conf
@@ -456,8 +457,10 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
 
     @varlinkmethod
     async def Trace(self, *, since: int) -> Trace:  # noqa: N802
-        """The last messages exchanged with the kernel: those after the first `since` ones of all."""
+        """The last messages exchanged with the kernel's iw_cm: those after the first `since` ones of all."""
         reached, entries = self._caller.trace(since)
+        # Acknowledgements do not say whose they are; the socket does.
+        portids = {entry.portid for entry in entries if _is_iwcm(entry)}
         messages: list[TraceMessage] = [
             {
                 "time_s": entry.time_s,
@@ -467,7 +470,7 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
                 "waited_us": None if entry.waited_s is None else round(entry.waited_s * 1e6),
             }
             for entry in entries
-            if entry.family == NETLINK_RDMA
+            if entry.portid in portids
         ]
         return {"next": reached, "messages": messages}
 
@@ -476,3 +479,9 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
         """Look whether everything that is needed is there; disturbs nothing."""
         found = await self._caller.call("iwpm", lambda service: service.selftest(), deadline_s=SELFTEST_DEADLINE_S)
         return [{"name": check.name, "result": check.result.value, "text": check.text} for check in found]
+
+
+def _is_iwcm(entry: TraceEntry) -> bool:
+    return entry.family == NETLINK_RDMA and any(
+        client_of(message.type) == RDMA_NL_IWCM for message in split(entry.datagram)
+    )

@@ -140,7 +140,12 @@ class UdpDoors:
     def listening(self) -> list[SockAddr]:
         """The addresses served; one with no bytes set stands for all of its family."""
         return [
-            SockAddr(place.family, sock.getsockname()[1], place.address or bytes(4 if place.family == AF_INET else 16))
+            SockAddr(
+                place.family,
+                sock.getsockname()[1],
+                place.address or bytes(4 if place.family == AF_INET else 16),
+                place.scope_id,
+            )
             for place, sock in self._sockets.items()
             if place.door is Door.SERVER
         ]

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.kernel
 ROOT = Path(__file__).resolve().parents[2]
 UNITS = Path("/run/systemd/system")
 RULES = Path("/run/udev/rules.d")
+DEVICES = Path("/sys/class/infiniband")
 BIN = ROOT / ".venv/bin"
 
 
@@ -32,6 +33,15 @@ def installed() -> None:
     sh("ip addr add 10.77.0.1/24 dev iwarp0")
 
 
+def add_siw() -> str:
+    """A soft-iWARP device; the name udev has left it with, once the rule has seen it by that name."""
+    before = set(DEVICES.iterdir())
+    sh("rdma link add siw0 type siw netdev iwarp0; udevadm settle")
+    (device,) = set(DEVICES.iterdir()) - before
+    wait_for(lambda: "ID_RDMA_IWARP=1" in sh(f"udevadm info {device}"), "the rule to know the device for iWARP")
+    return device.name
+
+
 def is_active() -> bool:
     return sh("systemctl show -P ActiveState iwpmd.service").strip() == "active"
 
@@ -41,13 +51,12 @@ def test_an_iwarp_device_starts_the_port_mapper_and_no_other_does() -> None:
     sh("rdma link add rxe0 type rxe netdev roce0; udevadm settle")
     assert sh(f"{BIN}/rdmactl dev --iwarp rxe0; echo $?").strip() == "1"
     assert not is_active()
-    sh("rdma link add siw0 type siw netdev iwarp0; udevadm settle")
-    assert sh(f"{BIN}/rdmactl dev --iwarp siw0; echo $?").strip() == "0"
-    assert "ID_RDMA_IWARP=1" in sh("udevadm info /sys/class/infiniband/siw0")
+    device = add_siw()
+    assert sh(f"{BIN}/rdmactl dev --iwarp {device}; echo $?").strip() == "0"
     wait_for(is_active, "iwpmd, wanted by the device")
     answer = json.loads(sh(f"{BIN}/iwpmctl stats -j"))
     assert answer["error"] is None
-    sh("rdma link delete siw0; udevadm settle")
+    sh(f"rdma link delete {device}; udevadm settle")
     assert is_active()  # as iwpmd(8) says: it stays
     sh("systemctl stop iwpmd")
 
@@ -57,7 +66,6 @@ def test_where_rdmactld_is_enabled_it_is_left_alone() -> None:
     wants = Path("/etc/systemd/system/multi-user.target.wants")
     wants.mkdir(parents=True, exist_ok=True)
     (wants / "rdmactld.service").symlink_to(UNITS / "rdmactld.service")
-    sh("rdma link add siw1 type siw netdev iwarp0; udevadm settle")
-    assert "ID_RDMA_IWARP=1" in sh("udevadm info /sys/class/infiniband/siw1")
-    assert "SYSTEMD_WANTS=iwpmd.service" not in sh("udevadm info /sys/class/infiniband/siw1")
+    device = add_siw()
+    assert "SYSTEMD_WANTS=iwpmd.service" not in sh(f"udevadm info /sys/class/infiniband/{device}")
     assert not is_active()
