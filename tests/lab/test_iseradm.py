@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
+from rdmactl.initiator import sysfs
 from tests.lab import initiator_world as world
-from tests.lab.guest import wait_for
+from tests.lab.guest import sh, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -142,6 +143,42 @@ def test_an_ordinary_user_may_look_and_nothing_else(host: Host) -> None:
     assert (refused.status, refused.stderr.count("\n")) == (13, 1)
     assert run("-m", "node").status == 6
     assert host.run("-m", "session", "-u").status == 0
+
+
+def test_statistics_are_the_kernels(host: Host) -> None:
+    """Also while somebody else listens to the kernel's events, who gets the same answers."""
+    assert host.run("-m", "discovery", "-t", "st", "-p", PORTAL).status == 0
+    assert host.run(*NODE, "-p", PORTAL, "-l").status == 0
+    ran = host.run("-m", "session", "-s")
+    assert (ran.status, ran.stderr) == (0, "")
+    lines = ran.stdout.splitlines()
+    assert lines[0].startswith("Stats for session [sid: ")
+    assert lines[1] == "iSCSI SNMP:"
+    counters = dict(line.strip().split(": ") for line in lines if line.startswith("\t"))
+    assert int(counters["scsicmd_pdus"]) > 0
+    assert int(counters["rxdata_octets"]) > 0
+    assert "eh_abort_cnt" in counters
+    assert host.run("-m", "session", "-u").status == 0
+
+
+def test_what_is_in_use_is_not_logged_out_when_asked_for(host: Host) -> None:
+    assert host.run("-m", "discovery", "-t", "st", "-p", PORTAL).status == 0
+    assert host.run(*NODE, "-p", PORTAL, "-l").status == 0
+    (session,) = sysfs.sessions()
+    disk = world.disk_of(session.sid)
+    sh(f"mkswap {disk} && swapon {disk}")
+    configuration = Path(host.environment["RDMACTL_CONFIG_DIRECTORY"]) / "iscsid.conf"
+    configuration.write_text("iscsid.safe_logout = Yes\n")
+    try:
+        refused = host.run("-m", "session", "-u")
+        assert refused.status == 28
+        assert f"{os.path.basename(disk)} is swap space" in refused.stderr
+        assert refused.stderr.count("\n") == 1
+        assert sysfs.session_ids() == [session.sid]
+    finally:
+        sh(f"swapoff {disk}")
+    assert host.run("-m", "session", "-u").status == 0
+    configuration.unlink()
 
 
 def test_the_daemon_ends_when_asked(host: Host) -> None:
