@@ -38,7 +38,6 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     arguments = parser.parse_args()
     program = build()
-    sh(f"siw map; link siw0 siw dummy0 {ADDRESS}/24")
     results: list[dict[str, Any]] = []
     for live in map(int, arguments.live.split(",")):
         for _ in range(arguments.rounds):
@@ -57,6 +56,8 @@ def build() -> Path:
 
 def measure(program: Path, command: list[str] | None, live: int, samples: int) -> dict[str, Any]:
     """One run of the program under one daemon; its rates, and the daemon's memory when it is through."""
+    # The kernel keeps every request it has had answered, and walks through them, until iw_cm is unloaded.
+    sh(f"siw map; link siw0 siw dummy0 {ADDRESS}/24")
     daemon = None
     if command is not None:
         daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -70,6 +71,7 @@ def measure(program: Path, command: list[str] | None, live: int, samples: int) -
         daemon.terminate()
         daemon.wait(60)
         wait_for(lambda: not is_bound(), "the end of the daemon")
+    sh("rdma link delete siw0; ip link delete dummy0; rmmod siw rdma_ucm rdma_cm iw_cm", timeout_s=600)
     return result
 
 

@@ -43,7 +43,6 @@ from rdmactl.netlink.message import (
     NLMSG_ERROR,
     NLMSG_NOOP,
     Message,
-    align4,
     build,
     reply_code,
     split,
@@ -74,6 +73,7 @@ ANSWER_LIMIT = 65536
 LOSS_DATAGRAMS_LIMIT = 16384
 
 _SUCCESS = struct.Struct("=IHHIIi")  # NLMSG_DONE with its header, NLM_F_MULTI, and the code
+_HEADER_BYTES = HEADER.size
 _SEQ_MASK = 0xFFFFFFFF
 _tuple = tuple.__new__  # cheaper than a named tuple's own constructor, where it counts
 _CLIENT_SHIFT = 10
@@ -273,7 +273,7 @@ class NetlinkChannel:
             return
         size = 0
         for message in split(datagram):
-            size += align4(HEADER.size + len(message.payload))
+            size += (_HEADER_BYTES + len(message.payload) + 3) & ~3
             self._route(message, groups, now)
             if self._closed:
                 return
