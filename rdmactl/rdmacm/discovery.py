@@ -19,18 +19,16 @@ from rdmactl.errors import PeerError, RdmactlError
 from rdmactl.iscsi.discovery import DiscoveryConfig, DiscoveryDone, DiscoveryEngine, DiscoveryFailed
 from rdmactl.iscsi.discovery_states import DiscoveryState
 from rdmactl.iscsi.errors import IscsiFailure
-from rdmactl.iscsi.iser import PRIVATE_DATA, unwrap, wrap
+from rdmactl.iscsi.iser import unwrap, wrap
 from rdmactl.iscsi.login import random_isid
 from rdmactl.iscsi.login_model import Redirected
 from rdmactl.iscsi.pdu import Pdu
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iscsi.redirect import RedirectChain
-from rdmactl.rdmacm import failures
-from rdmactl.rdmacm.address import resolve
 from rdmactl.rdmacm.channel import EventChannel
-from rdmactl.rdmacm.connection import Connection
 from rdmactl.rdmacm.credentials import credentials_of
-from rdmactl.rdmacm.login import Link, what_ended
+from rdmactl.rdmacm.endpoint import DISCOVERY
+from rdmactl.rdmacm.login import Attempt, Link, what_ended
 from rdmactl.rdmacm.plain import explain_refusal
 from rdmactl.rdmacm.report import FoundTarget, Question, Report
 from rdmactl.rdmacm.steps import Steps
@@ -67,7 +65,7 @@ class Discoverer:
             async with asyncio.timeout(question.deadline_s):
                 targets = await run.targets(self.channel())
         except TimeoutError:
-            error = failures.deadline_passed(str(run.portal), run.stage, question.deadline_s)
+            error = run.late(question.deadline_s)
         except RdmactlError as failure:
             error = failure
         self.stuck = self.stuck or run.stuck
@@ -99,42 +97,26 @@ class Discoverer:
             self._channel = None
 
 
-class _Run:
-    """One discovery, and what is known of it so far. `stage` is the step it was in before it was taken down."""
-
-    def __init__(self, question: Question, steps: Steps, random_bytes: Callable[[int], bytes]) -> None:
-        self.question, self.steps, self._random_bytes = question, steps, random_bytes
-        self.portal = question.portal
-        self.stage = "address"
-        self.device = self.transport = self.local = ""
-        self.stuck = False
+class _Run(Attempt):
+    """One discovery, and what is known of it so far."""
 
     async def targets(self, channel: EventChannel) -> tuple[FoundTarget, ...]:
         """The targets of the portal, or of the one it sends us to."""
         chain = RedirectChain(self.portal)
-        while isinstance(outcome := await self._visit(channel), Redirected):
+        while isinstance(outcome := await self._ask(channel), Redirected):
             chain.follow(outcome.portal)
             self.portal = outcome.portal
         return tuple(FoundTarget(*target) for target in outcome.targets)
 
-    async def _visit(self, channel: EventChannel) -> DiscoveryDone | Redirected:
-        self.steps.begin("address")
-        destination = await resolve(self.portal)
-        source = (await resolve(Portal(self.question.source)))._replace(port=0) if self.question.source else None
+    async def _ask(self, channel: EventChannel) -> DiscoveryDone | Redirected:
         # Before the connection: a name nobody could accept must not leave a connection without a login behind.
-        config = config_of(self.question, self.portal, self._random_bytes)
-        engine = DiscoveryEngine(config, random_bytes=self._random_bytes)
-        connection = Connection(channel, str(self.portal), steps=self.steps)
+        config = config_of(self.question, self.portal, self.random_bytes)
+        engine = DiscoveryEngine(config, random_bytes=self.random_bytes)
+        connection = await self.connect(channel, DISCOVERY)
         try:
-            await connection.connect(destination, PRIVATE_DATA, source)
             return await converse(connection, engine, self.steps, str(self.portal))
         finally:
-            self.stage = self.steps.current
-            self.device, self.transport = connection.device, connection.transport
-            self.local = str(connection.local or "")
-            self.steps.begin("teardown")
-            await connection.close()
-            self.stuck = connection.stuck
+            await self.take_down(connection)
 
 
 async def converse(link: Link, engine: DiscoveryEngine, steps: Steps, peer: str) -> DiscoveryDone | Redirected:

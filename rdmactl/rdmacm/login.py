@@ -25,7 +25,7 @@ from rdmactl.rdmacm.address import resolve
 from rdmactl.rdmacm.channel import EventChannel
 from rdmactl.rdmacm.connection import Connection
 from rdmactl.rdmacm.credentials import credentials_of
-from rdmactl.rdmacm.endpoint import session_sizes
+from rdmactl.rdmacm.endpoint import Sizes, session_sizes
 from rdmactl.rdmacm.report import Question
 from rdmactl.rdmacm.session import Session
 from rdmactl.rdmacm.steps import Steps
@@ -54,10 +54,10 @@ class Link(Protocol):
 
 
 class Attempt:
-    """One way to a session. `stage` is the step it is in, or was in before it was taken down."""
+    """One way to a portal, and to a session there. `stage` is the step it is in, or was in before it was taken down."""
 
     def __init__(self, question: Question, steps: Steps, random_bytes: Callable[[int], bytes]) -> None:
-        self.question, self.steps, self._random_bytes = question, steps, random_bytes
+        self.question, self.steps, self.random_bytes = question, steps, random_bytes
         self.portal = question.portal
         self.stage = "address"
         self.device = self.transport = self.local = ""
@@ -72,26 +72,35 @@ class Attempt:
         return outcome
 
     async def _visit(self, channel: EventChannel, depth: int) -> Session | Redirected:
-        self.steps.begin("address")
-        destination = await resolve(self.portal)
-        source = (await resolve(Portal(self.question.source)))._replace(port=0) if self.question.source else None
         # Before the connection: a name nobody could accept must not leave a connection without a login behind.
-        config = login_config(self.question, self.portal, self._random_bytes)
-        engine = LoginEngine(config, random_bytes=self._random_bytes)
-        connection = Connection(channel, str(self.portal), sizes=session_sizes(depth), steps=self.steps)
+        config = login_config(self.question, self.portal, self.random_bytes)
+        engine = LoginEngine(config, random_bytes=self.random_bytes)
+        connection = await self.connect(channel, session_sizes(depth))
         try:
-            await connection.connect(destination, PRIVATE_DATA, source)
-            self._note(connection)
             self.steps.begin("login")
             outcome = await log_in(connection, engine, str(self.portal))
             if isinstance(outcome, LoginDone):
                 return Session(connection, outcome, self.question.target, depth)
         except BaseException:
-            self._note(connection)
             await self.take_down(connection)
             raise
         await self.take_down(connection)
         return outcome
+
+    async def connect(self, channel: EventChannel, sizes: Sizes) -> Connection:
+        """A connection to the portal, which is the caller's to take down. When it fails, that has been done."""
+        self.steps.begin("address")
+        destination = await resolve(self.portal)
+        source = (await resolve(Portal(self.question.source)))._replace(port=0) if self.question.source else None
+        connection = Connection(channel, str(self.portal), sizes=sizes, steps=self.steps)
+        try:
+            await connection.connect(destination, PRIVATE_DATA, source)
+        except BaseException:
+            self._note(connection)
+            await self.take_down(connection)
+            raise
+        self._note(connection)
+        return connection
 
     def late(self, seconds: float) -> RdmactlError:
         """The failure when the whole took longer than `seconds`; it names the step."""

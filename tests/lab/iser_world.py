@@ -51,9 +51,15 @@ def portals(target: str) -> str:
     """
 
 
+def links() -> None:
+    """A device for each transport, and no target."""
+    sh(_LINKS)
+
+
 def set_up() -> None:
     """One target, open to all, with portals on both transports; portals 3261 are for TCP only."""
-    sh(f"{_LINKS}{portals(TARGET)}target {TARGET} {RXE}:3261 tcp; target {TARGET} {SIW}:3261 tcp")
+    links()
+    sh(f"{portals(TARGET)}target {TARGET} {RXE}:3261 tcp; target {TARGET} {SIW}:3261 tcp")
 
 
 def second_unit(target: str, file: str, mebibytes: int = 16) -> None:

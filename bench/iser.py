@@ -1,0 +1,188 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""iSER in user space side by side with the kernel's initiator, in one machine, on one LIO target.
+
+    lab/run --timeout 900 -- .venv/bin/python bench/iser.py
+
+What is measured, on soft-RoCE and on soft-iWARP, us and the peer alternately:
+
+    discovery  one portal: `rdmactl iser ping`, `iseradm -m discovery -I iser` through iserd, and open-iscsi's
+               `iscsiadm -m discovery -I iser` through iscsid, which makes a session of the kernel for it
+    probes     `rdmactl iser ping` of one portal and of 64 portals; the same with one of 64 silent
+    reads      4 KiB at random at a queue depth of 16 for some seconds: `rdmactl iser perf`, and direct reads of the
+               block device that a login through the kernel has made (direct_io.c); libiscsi's iscsi-perf where it is
+
+Results as JSON, one line each, then the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+sys.path.insert(0, str(HERE))
+
+from sessions import Ours, Theirs, Tools  # noqa: E402
+
+from rdmactl.initiator import sysfs  # noqa: E402
+from tests.lab import iser_world as world  # noqa: E402
+from tests.lab.guest import sh, wait_for  # noqa: E402
+
+ME = world.ME
+PORTALS = 64
+DEPTH, BLOCK_BYTES = 16, 4096
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement of reads")
+    parser.add_argument("--iscsi-perf", default="iscsi-perf", help="libiscsi's program")
+    arguments = parser.parse_args()
+    world.set_up()
+    sh("modprobe -a ib_iser iscsi_tcp")
+    program = build()
+    for address, (device, _) in world.DEVICES.items():
+        world.rdmactl("iser", "ping", address, "-n", ME)
+        discovery(device, address, arguments.rounds)
+        reads(device, address, program, arguments)
+    probes(arguments.rounds)
+    return 0
+
+
+def build() -> Path:
+    program = Path(tempfile.mkdtemp()) / "direct_io"
+    subprocess.run(["gcc", "-O2", "-pthread", "-o", str(program), str(HERE / "direct_io.c")], check=True)
+    return program
+
+
+def say(what: str, device: str, **result: Any) -> None:
+    rounded = {key: round(value, 4) if isinstance(value, float) else value for key, value in result.items()}
+    print(json.dumps({"what": what, "device": device, **rounded}), flush=True)
+
+
+def timed(action: Any) -> float:
+    begin = time.monotonic()
+    action()
+    return time.monotonic() - begin
+
+
+def ping(*words: str) -> world.Done:
+    return world.rdmactl("iser", "ping", "-n", ME, *words, limit_s=300)
+
+
+def discover(tools: Tools, address: str) -> None:
+    done = tools.run("-m", "discovery", "-t", "st", "-p", f"{address}:3260", "-I", "iser")
+    assert done.returncode == 0, done.stderr
+
+
+def discovery(device: str, address: str, rounds: int) -> None:
+    """One after the other, because two daemons cannot share the kernel; a ping goes with each round of either."""
+    found: dict[str, list[float]] = {"rdmactl iser ping": []}
+    inside: list[float] = []
+    for tools in (Theirs(), Ours()):
+        tools.start()
+        wait_for(tools.answers, f"{tools.name}'s daemon")
+        name = f"{Path(tools.client[0]).name} -m discovery -I iser"
+        discover(tools, address)
+        found[name] = []
+        for _ in range(rounds):
+            found[name].append(timed(lambda tools=tools: discover(tools, address)))
+            done = ping(address, "-j")
+            assert done.status == 0, done.error
+            found["rdmactl iser ping"].append(done.seconds)
+            inside.append(done.json()["pings"][0]["total_s"])
+        tools.kill()
+    found["of which the discovery itself"] = inside
+    for name, times in found.items():
+        say("discovery", device, program=name, median_s=statistics.median(times), min_s=min(times))
+    theirs = statistics.median(found["iscsiadm -m discovery -I iser"])
+    for name in ("rdmactl iser ping", "iseradm -m discovery -I iser", "of which the discovery itself"):
+        say(
+            "discovery, times faster than iscsiadm", device, program=name, ratio=theirs / statistics.median(found[name])
+        )
+
+
+def probes(rounds: int) -> None:
+    """64 portals of one target, each at an address of its own; then one more address that nobody has."""
+    addresses = [f"10.9.0.{number}" for number in range(1, PORTALS + 1)]
+    sh(
+        "\n".join(
+            f"ip address add {address}/24 dev d0 nodad; target {world.TARGET} {address}:3260 iser"
+            for address in addresses[1:]
+        ),
+        timeout_s=300,
+    )
+    for address in addresses:
+        ping(address)
+    one = [ping(addresses[0], "-j") for _ in range(rounds)]
+    all_of_them = [ping(*addresses, "-j") for _ in range(rounds)]
+    assert all(done.status == 0 for done in one + all_of_them), [done.error for done in all_of_them]
+    first, rest = (statistics.median(done.seconds for done in each) for each in (one, all_of_them))
+    say("probes", "rxe0", one_s=first, all_s=rest, portals=PORTALS, ratio=rest / first)
+    silent = ping(*addresses[:31], "10.9.0.200", *addresses[31:63], "-t", "3", "-j")
+    pings = silent.json()["pings"]
+    say(
+        "probes, one silent", "rxe0",
+        all_s=silent.seconds, answered=sum(each["ok"] for each in pings),
+        slowest_answered_s=max(each["total_s"] for each in pings if each["ok"]),
+        silent_s=max(each["total_s"] for each in pings if not each["ok"]),
+    )  # fmt: skip
+
+
+def reads(device: str, address: str, program: Path, arguments: argparse.Namespace) -> None:
+    tools = Ours()
+    tools.start()
+    wait_for(tools.answers, "iserd")
+    discover(tools, address)
+    node = ("-m", "node", "-T", world.TARGET, "-p", f"{address}:3260", "-I", "iser")
+    assert tools.run(*node, "-l").returncode == 0
+    (view,) = sysfs.sessions()
+    (lun,) = view.luns()
+    found: dict[str, list[float]] = {}
+    for _ in range(arguments.rounds):
+        words = [str(program), f"/dev/{lun.block_device}", str(DEPTH), str(BLOCK_BYTES), str(arguments.seconds)]
+        kernel = json.loads(subprocess.run(words, capture_output=True, check=True).stdout)
+        found.setdefault("kernel initiator", []).append(kernel["iops"])
+        ours = world.rdmactl(
+            "iser", "perf", f"{address}/{world.TARGET}", "-n", ME, "-j",
+            "-q", str(DEPTH), "-b", str(BLOCK_BYTES), "-d", str(arguments.seconds),
+        )  # fmt: skip
+        assert ours.status == 0, ours.error
+        found.setdefault("rdmactl iser perf", []).append(ours.json()["result"]["iops"])
+        if shutil.which(arguments.iscsi_perf):
+            found.setdefault("iscsi-perf", []).append(iscsi_perf(address, arguments))
+    assert tools.run(*node, "-u").returncode == 0
+    tools.kill()
+    for name, rates in found.items():
+        say("reads", device, program=name, median_iops=statistics.median(rates), max_iops=max(rates))
+    kernel_iops = statistics.median(found["kernel initiator"])
+    say("reads, kernel / ours", device, ratio=kernel_iops / statistics.median(found["rdmactl iser perf"]))
+
+
+def iscsi_perf(address: str, arguments: argparse.Namespace) -> float:
+    """Its last line that has a rate. It reads in order by default; -r makes it random."""
+    url = f"iser://{address}:3260/{world.TARGET}/0"
+    seconds = str(max(1, int(arguments.seconds)))
+    words = [arguments.iscsi_perf, "-i", ME, "-m", str(DEPTH), "-b", str(BLOCK_BYTES // 512), "-t", seconds, "-r", url]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    rates = [word for word in done.stdout.replace("\r", "\n").split("\n") if "iops" in word]
+    if done.returncode or not rates:
+        print(f"iscsi-perf: {done.stdout[-300:]} {done.stderr[-300:]}", file=sys.stderr)
+        return 0.0
+    print(rates[-1], file=sys.stderr)
+    return float(rates[-1].split("iops average")[1].split()[0].strip("(")) if "iops average" in rates[-1] else 0.0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
