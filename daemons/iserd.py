@@ -6,9 +6,9 @@ from __future__ import annotations
 import signal
 import sys
 
+from rdmactl.daemons.initiator_role import initiator, initiator_name
 from rdmactl.daemons.options import parse
 from rdmactl.daemons.runner import Program, run
-from rdmactl.daemons.services import initiator, initiator_name
 
 __all__ = ["main"]
 

@@ -8,8 +8,8 @@ import sys
 
 from rdmactl.daemons import logs
 from rdmactl.daemons.background import detach
+from rdmactl.daemons.mapper_role import dump_mappings, port_mapper
 from rdmactl.daemons.runner import Program, run
-from rdmactl.daemons.services import dump_mappings, port_mapper
 from rdmactl.iwpm.options import parse
 
 __all__ = ["main"]

@@ -6,9 +6,10 @@ from __future__ import annotations
 import signal
 import sys
 
+from rdmactl.daemons.initiator_role import initiator, initiator_name
+from rdmactl.daemons.mapper_role import dump_mappings, port_mapper
 from rdmactl.daemons.options import parse
 from rdmactl.daemons.runner import Program, run
-from rdmactl.daemons.services import dump_mappings, initiator, initiator_name, port_mapper
 
 __all__ = ["main"]
 
