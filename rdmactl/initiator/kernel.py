@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from rdmactl.errors import KernelError, Unavailable
 from rdmactl.initiator import sysfs
+from rdmactl.initiator.endpoints import EndpointPoll
 from rdmactl.initiator.failures import TryAgain
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.netlink import iscsi
@@ -37,11 +38,8 @@ __all__ = ["Kernel", "KernelSession", "ParamList", "host_params"]
 EXCHANGE_S = 30.0
 
 _MIN_CMDS_MAX = 16  # ISCSI_TOTAL_CMDS_MIN
-_FIRST_POLL_S = 0.002
-_POLL_GROWTH = 1.3
-_LONGEST_POLL_S = 0.05
+_ORPHAN_POLL_S = 0.05
 _ORPHAN_POLLS = 10
-_ERESTARTSYS = 512  # a signal interrupted EP_POLL: says nothing about the endpoint
 
 ParamList = Sequence[tuple[Param, str | int | bool]]
 
@@ -69,6 +67,7 @@ class Kernel:
         self._requests = requests
         self._root = root
         self._orphans = set(sysfs.endpoints(root))
+        self._polls = EndpointPoll(self._exchange)
 
     async def endpoint_connect(self, handle: int, sockaddr: bytes, peer: str) -> int:
         """Begin to connect an endpoint; it must be released with `endpoint_disconnect`, connected or not."""
@@ -83,15 +82,8 @@ class Kernel:
 
         The kernel tells "connected" only once, and sends no event for it.
         """
-        pause_s = _FIRST_POLL_S
-        while True:
-            (reply,) = await self._exchange([iscsi.ep_poll(handle, endpoint)])
-            if reply.code > 0:
-                return
-            if reply.code < 0 and reply.code != -_ERESTARTSYS:
-                raise TryAgain(IscsiErr.TRANS, f"{peer} refused the RDMA connection")
-            await asyncio.sleep(pause_s)
-            pause_s = min(pause_s * _POLL_GROWTH, _LONGEST_POLL_S)
+        if not await self._polls.connected(handle, endpoint):
+            raise TryAgain(IscsiErr.TRANS, f"{peer} refused the RDMA connection")
 
     async def endpoint_disconnect(self, handle: int, endpoint: int) -> None:
         """Release an endpoint; one that is gone already is fine."""
@@ -165,7 +157,7 @@ class Kernel:
             gone = self._orphans.difference(sysfs.endpoints(self._root))
             if gone or view is None or view.connection_state != "failed":
                 break
-            await asyncio.sleep(_LONGEST_POLL_S)
+            await asyncio.sleep(_ORPHAN_POLL_S)
         self._orphans -= gone
         for endpoint in sorted(gone):
             await self.endpoint_disconnect(session.handle, endpoint)

@@ -6,9 +6,10 @@
     redirect      release, connect elsewhere, bind, login; the session and its configured portal stay the same
     removal       release - destroy - wait until the kernel says it is gone
 
-An attempt has one deadline for everything up to START_CONN. Whatever fails, and when the caller goes away, what was
-made is unmade: no session, no host, no endpoint, no socket is left. Two things make that certain: requests that make an
-object are awaited to their end (`tasks.py`), and a removal runs to its end even if nobody waits for it.
+An attempt has one deadline for everything up to START_CONN; a connection that came late still gets half of the time for
+its login. Whatever fails, and when the caller goes away, what was made is unmade: no session, no host, no endpoint, no
+socket is left. Two things make that certain: requests that make an object are awaited to their end (`tasks.py`), and a
+removal runs to its end even if nobody waits for it.
 
 Many at once: connections are made side by side, for a silent portal costs nobody but its own session; what comes after
 (kernel objects, PDUs) has a cap, so that a thousand logins do not starve each other of their deadlines.
@@ -128,7 +129,7 @@ class Logins:
                 raise
         if self._breakers.succeeded(portal):
             self._portal_back(portal)
-        return link, max(_LEAST_S, deadline - self._lane.now())
+        return link, max(deadline - self._lane.now(), attempt_s / 2)
 
     @contextlib.asynccontextmanager
     async def _turn(self, link: _Link, handle: int) -> AsyncIterator[None]:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+# lab: --timeout 600
+"""kill -9 of iserd at random moments, under I/O that is verified: no error, no reconnect, and no setting lost."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from rdmactl.initiator import sysfs
+from tests.lab import initiator_world as lab
+from tests.lab.guest import sh, wait_for
+
+pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+KILLS = int(os.environ.get("RDMACTL_TEST_KILLS", "12"))
+LONGEST_LIFE_S = 2.0  # some end in the middle of their start, some when they serve
+
+
+class Host:
+    """This machine's iserd and what is asked of it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.environment = os.environ | {
+            f"RDMACTL_{name}_DIRECTORY": str(directory / name.lower()) for name in ("STATE", "RUNTIME", "CONFIG")
+        }
+        self.daemon: subprocess.Popen[bytes] | None = None
+
+    def start(self, *, wait: bool = True) -> None:
+        self.daemon = subprocess.Popen([sys.executable, "-m", "rdmactl.daemons.iserd"], env=self.environment)
+        if wait:
+            wait_for(lambda: self.run("rdmactl", "session", "history", check=False) is not None, "the daemon")
+
+    def kill(self) -> None:
+        assert self.daemon is not None
+        self.daemon.send_signal(signal.SIGKILL)
+        self.daemon.wait(30)
+
+    def run(self, program: str, *words: str, check: bool = True) -> str | None:
+        done = subprocess.run(
+            [sys.executable, "-m", f"rdmactl.cli.{program}", *words],
+            env=self.environment, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done.stdout if done.returncode == 0 else None
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    lab.set_up()
+    sh("modprobe -a ib_iser iscsi_tcp")
+    host = Host(tmp_path_factory.mktemp("iserd"))
+    host.start()
+    for portal, iface in ((lab.TCP, "default"), (lab.ISER, "iser")):
+        words = ("-m", "node", "-T", lab.TARGET, "-p", str(portal), "-I", iface)
+        host.run("iseradm", *words, "-o", "new")
+        host.run("iseradm", *words, "-o", "update", "-n", "node.conn[0].timeo.login_timeout", "-v", "9")
+        host.run("iseradm", *words, "-l")
+    yield host
+    host.run("iseradm", "-m", "session", "-u", check=False)
+    assert host.daemon is not None
+    host.daemon.terminate()
+    host.daemon.wait(60)
+
+
+def connection_errors() -> int:
+    """Every one the kernel has seen since it booted."""
+    return subprocess.check_output(["dmesg"], text=True).count("detected conn error")
+
+
+def start_checkers() -> list[subprocess.Popen[str]]:
+    """One on each session's disk."""
+    checkers = []
+    for view in sysfs.sessions():
+        command = [sys.executable, "-m", "tests.lab.verified_io", lab.disk_of(view.sid), str(view.sid)]
+        checkers.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    for checker in checkers:
+        assert checker.stdout is not None
+        assert checker.stdout.readline() == "running\n"
+    return checkers
+
+
+def stop_checkers(checkers: list[subprocess.Popen[str]]) -> list[str]:
+    """What they say; all must be content."""
+    said = []
+    for checker in checkers:
+        assert checker.poll() is None, "I/O failed"
+        checker.terminate()
+        out, _ = checker.communicate(timeout=120)
+        assert checker.returncode == 0
+        said.append(out.strip())
+    return said
+
+
+def test_kill_9_at_random_moments(host: Host) -> None:
+    dice = random.Random(5)
+    before, connections = connection_errors(), identities()
+    checkers = start_checkers()
+    for _ in range(KILLS):
+        time.sleep(dice.uniform(0, LONGEST_LIFE_S))
+        host.kill()
+        host.start(wait=False)
+    said = stop_checkers(checkers)
+    assert connection_errors() == before
+    assert identities() == connections
+    wait_for(lambda: host.run("rdmactl", "session", "history", check=False) is not None, "the daemon")
+    told = host.run("rdmactl", "session", "history") or ""
+    assert told.count("found running") == len(connections)
+    print(f"{KILLS} kills: {', '.join(said)}")
+
+
+def test_a_connection_cut_while_no_daemon_runs_comes_back_with_its_settings(host: Host) -> None:
+    checkers = start_checkers()
+    host.kill()
+    lab.attribute("enable", "0")
+    lab.attribute("enable", "1")
+    wait_for(lambda: all(view.state == "FAILED" for view in sysfs.sessions()), "the loss")
+    host.start()
+    wait_for(lambda: all(view.state == "LOGGED_IN" for view in sysfs.sessions()), "the recovery", limit_s=90)
+    stop_checkers(checkers)
+    kept = (host.directory / "runtime/sessions").glob("*.json")
+    assert all('"login_timeout_s": 9' in path.read_text() for path in kept)
+
+
+def identities() -> list[tuple[int, str | None]]:
+    """What is another one after a reconnect, as far as sysfs shows it."""
+    return [
+        (view.sid, sysfs.read(f"/sys/class/iscsi_connection/connection{view.sid}:0/local_port"))
+        for view in sysfs.sessions()
+    ]
