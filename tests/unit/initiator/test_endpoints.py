@@ -51,7 +51,8 @@ def test_one_that_failed_and_one_that_was_interrupted() -> None:
 
     async def run() -> None:
         poll = EndpointPoll(kernel.exchange)
-        assert await asyncio.gather(poll.connected(HANDLE, 1), poll.connected(HANDLE, 2)) == [False, True]
+        refused, interrupted = await asyncio.gather(poll.connected(HANDLE, 1), poll.connected(HANDLE, 2))
+        assert (refused, interrupted) == (False, True)
 
     asyncio.run(run())
 
