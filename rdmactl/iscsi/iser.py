@@ -66,14 +66,8 @@ class IserHeader(NamedTuple):
     @classmethod
     def unpack(cls, message: bytes) -> IserHeader:
         """Read the first 28 bytes; PeerError for anything but a control-type header."""
-        if len(message) < ISER_HEADER_BYTES:
-            raise PeerError(f"an iSER message of {len(message)} bytes is shorter than its header", code="iser-framing")
+        _check_kind(message)
         first, write_stag, write_offset, read_stag, read_offset = _HEADER.unpack_from(message)
-        kind = first >> 4
-        if kind in (_HELLO, _HELLO_REPLY):
-            raise PeerError("an iSER Hello nobody asked for", code="iser-framing")
-        if kind != _CONTROL:
-            raise PeerError(f"an iSER header with opcode {kind:#x}", code="iser-framing")
         return cls(
             RemoteBuffer(write_stag, write_offset) if first & _WRITE_VALID else None,
             RemoteBuffer(read_stag, read_offset) if first & _READ_VALID else None,
@@ -94,7 +88,7 @@ def wrap(pdu: Pdu, header: IserHeader | None = None) -> bytes:
 
 def unwrap(message: bytes) -> Pdu:
     """The PDU in a received message; PeerError unless its length fits the lengths inside."""
-    IserHeader.unpack(message)
+    _check_kind(message)  # what is in the header of a target's message means nothing to an initiator
     data_at = ISER_HEADER_BYTES + BHS_BYTES
     if len(message) < data_at:
         raise PeerError(f"an iSER message of {len(message)} bytes has no whole iSCSI header", code="iser-framing")
@@ -106,6 +100,16 @@ def unwrap(message: bytes) -> Pdu:
             f"an iSER message of {len(message)} bytes does not fit the data length {length} in it", code="iser-framing"
         )
     return Pdu(header, bytes(message[data_at : data_at + length]))
+
+
+def _check_kind(message: bytes) -> None:
+    if len(message) < ISER_HEADER_BYTES:
+        raise PeerError(f"an iSER message of {len(message)} bytes is shorter than its header", code="iser-framing")
+    kind = message[0] >> 4
+    if kind in (_HELLO, _HELLO_REPLY):
+        raise PeerError("an iSER Hello nobody asked for", code="iser-framing")
+    if kind != _CONTROL:
+        raise PeerError(f"an iSER header with opcode {kind:#x}", code="iser-framing")
 
 
 def read_private_data(data: bytes) -> CmFlags:

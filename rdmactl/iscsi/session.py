@@ -111,7 +111,7 @@ class SessionEngine:
         self._window(login.exp_cmdsn, login.max_cmdsn)
         self._itt = _FIRST_ITT
         self._tasks: dict[int, _Task] = {}
-        self._waiting: deque[tuple[ScsiCommand, IserHeader]] = deque()
+        self._waiting: deque[tuple[int, bytes, bytes, int, IserHeader]] = deque()
         self._output: list[Outgoing | SessionEvent] = []
         self._logout: tuple[int, float] | None = None
         self.ended = False
@@ -144,8 +144,7 @@ class SessionEngine:
             raise LocalError("a command that reads and writes is not supported")
         itt = self._new_itt()
         self._tasks[itt] = _Task(f"command {cdb[0]:#04x}", now + deadline_s, expected_bytes)
-        command = ScsiCommand(itt, lun, cdb, expected_bytes, read is not None, write is not None)
-        self._waiting.append((command, IserHeader(write, read)))
+        self._waiting.append((itt, lun, cdb, expected_bytes, IserHeader(write, read)))
         self._send_waiting()
         return itt
 
@@ -278,10 +277,11 @@ class SessionEngine:
 
     def _send_waiting(self) -> None:
         while self._waiting and self.open_window:
-            command, header = self._waiting.popleft()
-            numbered = command._replace(cmdsn=self._cmdsn, exp_statsn=self._exp_statsn)
+            itt, lun, cdb, expected_bytes, header = self._waiting.popleft()
+            directions = header.read is not None, header.write is not None
+            command = ScsiCommand(itt, lun, cdb, expected_bytes, *directions, self._cmdsn, self._exp_statsn)
             self._cmdsn = next_serial(self._cmdsn)
-            self._output.append(Outgoing(numbered.pdu(), header))
+            self._output.append(Outgoing(command.pdu(), header))
 
     def _send(self, pdu: Pdu) -> None:
         self._output.append(Outgoing(pdu, IserHeader()))
