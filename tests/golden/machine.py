@@ -47,12 +47,6 @@ _GROUP_CHANGE = re.compile(r"\(target (\S+): portal group (disabled|enabled)\)")
 _CHAP = re.compile(r"\(target: discovery CHAP required, (\S+) / (\S+)\)")
 _TABLE_ENTRY = re.compile(r"fixture B: (\S+) = (.*)")
 
-_NAMED_DAEMON = """
-import ctypes, runpy
-ctypes.CDLL(None).prctl(15, b"iscsid")  # PR_SET_NAME: what iscsi_discovery looks for
-runpy.run_module("rdmactl.daemons.iserd", run_name="__main__", alter_sys=True)
-"""
-
 _CLOSER = """
 import socket, struct
 with socket.create_server(("10.9.0.1", 7777)) as server:
@@ -80,6 +74,7 @@ class Machine:
         self.daemon: subprocess.Popen[bytes] | None = None
         self.others: list[subprocess.Popen[bytes]] = []
         self._install()
+        self._name_the_daemon()
         self._configure("")
 
     def _install(self) -> None:
@@ -94,6 +89,15 @@ class Machine:
             hosts.write("10.9.0.1 host1.example\n")
         SETTINGS.parent.mkdir(exist_ok=True)
         SETTINGS.write_text(f'[records]\nmirror = "{ETC}"\n')
+
+    def _name_the_daemon(self) -> None:
+        """An interpreter called iscsid, with our libraries: iscsi_discovery looks for a process of that name."""
+        environment = self.directory / "daemon"
+        (environment / "bin").mkdir(parents=True)
+        (environment / "bin/iscsid").symlink_to(PYTHON)
+        if VENV_PYTHON.exists():
+            shutil.copy(ROOT / ".venv/pyvenv.cfg", environment)
+            (environment / "lib").symlink_to(ROOT / ".venv/lib")
 
     # ---------------------------------------------------------------- commands
 
@@ -189,7 +193,12 @@ class Machine:
     def _start(self) -> None:
         self.stop()
         with (self.directory / "iserd.log").open("ab") as log:
-            self.daemon = subprocess.Popen([PYTHON, "-c", _NAMED_DAEMON], env=self.environment, stderr=log, stdout=log)
+            self.daemon = subprocess.Popen(
+                [self.directory / "daemon/bin/iscsid", "-m", "rdmactl.daemons.iserd"],
+                env=self.environment,
+                stderr=log,
+                stdout=log,
+            )
         wait_for(lambda: self.iscsiadm(["-m", "session", "-r", "999999", "-u"]).status == 22, "iscsiadm")
         wait_for(Path("/run/rdmactl/initiator.sock").exists, "iserd's socket")
 
