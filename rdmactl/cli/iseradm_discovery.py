@@ -127,8 +127,8 @@ def _list_tree(context: Context, known: Sequence[tuple[str, str, int]]) -> int:
         nodes = store.nodes_of_source(source) if source else []
         for address, port in addresses:
             print(f"DiscoveryAddress: {address},{port}")
-            print_tree(store.nodes_of_source(operations.discovery_source(type, address, port).text))
-        print_tree(nodes)
+            print_tree(store.nodes_of_source(operations.discovery_source(type, address, port).text), group=True)
+        print_tree(nodes, group=True)
         if addresses or nodes:
             anything = True
         else:

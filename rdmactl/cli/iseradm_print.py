@@ -56,14 +56,19 @@ def print_flat(nodes: Iterable[NodeId]) -> None:
         print(f"{bracketed(node.address)}:{node.port},{node.tpgt & 0xFFFFFFFF} {node.target}")
 
 
-def print_tree(nodes: Iterable[NodeId]) -> None:
-    """Targets, their portals, and an interface for each; `nodes` come sorted by target."""
-    target = None
+def print_tree(nodes: Iterable[NodeId], *, group: bool = False) -> None:
+    """Targets, their portals, and an interface for each; `nodes` come sorted by target.
+
+    A portal with several interfaces is printed for each of them, or once with `group`.
+    """
+    target = portal = None
     for node in nodes:
         if node.target != target:
-            target = node.target
+            target, portal = node.target, None
             print(f"Target: {target}")
-        print(f"\tPortal: {portal_text(node.address, node.port, node.tpgt)}")
+        if not group or node.directory != portal:
+            portal = node.directory
+            print(f"\tPortal: {portal_text(node.address, node.port, node.tpgt)}")
         print(f"\t\tIface Name: {node.iface}")
 
 

@@ -257,7 +257,8 @@ class _Reader:
         name = link_name(node.target, node.address, node.port, node.tpgt, node.iface)
         sources = self.links.pop(name, {})
         own = source_of(record).text
-        source = own if own in sources else next(iter(sources), "")
+        unlinked = "static" if own == "static" and node.tpgt == -1 else ""  # these never have a link
+        source = own if own in sources else next(iter(sources), unlinked)
         for other, link in sources.items():
             if other != source:
                 self.complain((link,), "is a second link to a record, which belongs to one source; it was left out")

@@ -101,7 +101,7 @@ def test_what_the_corpus_holds(tmp_path: Path) -> None:
         first = store.node(store.nodes()[0])
         assert first is not None
         assert first["node.session.auth.password"] == Secret(SECRET)
-        assert [store.source(node) for node in store.nodes()] == ["static"] * 4 + [""]
+        assert [store.source(node) for node in store.nodes()] == ["static"] * 5
         assert store.discoveries() == [("sendtargets", "192.0.2.1", 3260), ("isns", "192.0.2.2", 3205)]
         assert store.ifaces() == ["eth-a", "off.ipv6.0"]
     assert SECRET not in repr(tree)
@@ -346,7 +346,7 @@ def test_any_store_survives_export_and_import(rows: list[tuple[str, str, int, st
             for target, address, tpgt, iface, source in rows:
                 if all(map(is_component, (target, iface))):
                     node = NodeId(target, address, 3260, tpgt, iface)
-                    kept = "" if source == "static" and tpgt == -1 else source
+                    kept = "static" if source == "" and tpgt == -1 else source  # these never have a link
                     store.write_node(node, {"iface.iscsi_ifacename": iface, "node.password": Secret("x")}, kept)
         assert exported(one, out) == []
         out.mkdir(exist_ok=True)
