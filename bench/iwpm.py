@@ -25,6 +25,7 @@ sys.path.insert(0, str(HERE.parent))
 from tests.lab.guest import sh, wait_for  # noqa: E402
 
 ADDRESS = "10.9.0.1"
+PATIENCE_S = 3600.0  # virtual time jumps while the machine waits for its disk
 OURS = [str(Path(sys.executable).parent / "iwpmd"), "--systemd"]
 # The peer is measured with the descriptor limit its own unit file gives it.
 THEIRS = ["prlimit", "--nofile=102400", "/usr/sbin/iwpmd", "--systemd"]
@@ -57,7 +58,7 @@ def build() -> Path:
 def measure(program: Path, command: list[str] | None, live: int, samples: int) -> dict[str, Any]:
     """One run of the program under one daemon; its rates, and the daemon's memory when it is through."""
     # The kernel keeps every request it has had answered, and walks through them, until iw_cm is unloaded.
-    sh(f"siw map; link siw0 siw dummy0 {ADDRESS}/24")
+    sh(f"siw map; link siw0 siw dummy0 {ADDRESS}/24", timeout_s=PATIENCE_S)
     daemon = None
     if command is not None:
         daemon = subprocess.Popen(command, stderr=subprocess.DEVNULL)
@@ -71,7 +72,7 @@ def measure(program: Path, command: list[str] | None, live: int, samples: int) -
         daemon.terminate()
         daemon.wait(60)
         wait_for(lambda: not is_bound(), "the end of the daemon")
-    sh("rdma link delete siw0; ip link delete dummy0; rmmod siw rdma_ucm rdma_cm iw_cm", timeout_s=600)
+    sh("rdma link delete siw0; ip link delete dummy0; rmmod siw rdma_ucm rdma_cm iw_cm", timeout_s=PATIENCE_S)
     return result
 
 

@@ -29,7 +29,8 @@ from rdmactl.iwpm.vault import Vaults
 
 __all__ = ["ClaimKeeper", "ClaimLease"]
 
-_WILDCARDS = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}  # noqa: S104 -- taking all addresses is the point
+_WILDCARDS = {int(socket.AF_INET): "0.0.0.0", int(socket.AF_INET6): "::"}  # noqa: S104 -- all addresses: that is it
+_STREAM = int(socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
 
 SPARE = 16
 """Ports of a family held in advance, once one of that family has been needed."""
@@ -209,11 +210,12 @@ class ClaimLease:
 def _bind(family: int, port: int) -> tuple[int, int] | None:
     """(port, descriptor) of a new claim; None if it cannot be had."""
     try:
-        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        # The base class: socket.socket's own constructor takes as long as the three system calls together.
+        sock = socket.SocketType(family, _STREAM)
     except OSError:
         return None
     try:
-        sock.bind((_WILDCARDS[socket.AddressFamily(family)], port))
+        sock.bind((_WILDCARDS[family], port))
         bound: int = sock.getsockname()[1]
     except OSError:
         sock.close()
