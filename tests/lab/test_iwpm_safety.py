@@ -149,7 +149,7 @@ def test_a_storm_leaves_nothing(mapper: Mapper) -> None:
         listeners.close()
     wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
     wait_for(lambda: abs(descriptors(mapper) - before) <= 10, "all descriptors to be closed")
-    assert len(kept()) <= 32
+    wait_for(lambda: len(kept()) <= 32, "the keeper to let go")
 
 
 def test_no_port_is_free(mapper: Mapper) -> None:
@@ -183,8 +183,8 @@ def test_no_descriptor_is_left(mapper: Mapper) -> None:
     listeners.close()
 
 
-def test_a_flood_while_the_kernel_overruns(mapper: Mapper) -> None:
-    """Stopped while hundreds of listeners end, with a small receive buffer: nothing is left over."""
+def test_what_ends_during_a_pause_is_not_left_over(mapper: Mapper) -> None:
+    """Stopped while hundreds of listeners end: all of that is heard of afterwards."""
     listeners = Listeners(200)
     os.kill(mapper.process.pid, signal.SIGSTOP)
     assert listeners.process.stdin is not None
