@@ -39,7 +39,7 @@ from tests.lab.guest import sh, wait_for  # noqa: E402
 
 ADDRESS = "10.9.0.1"
 PORTS = {"iser": 3260, "tcp": 3261}
-LIMIT_S = 900.0
+LIMIT_S = 300.0
 BIN = Path(sys.executable).parent
 
 

@@ -22,6 +22,7 @@ from tests.lab.guest import sh, wait_for
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 KILLS = int(os.environ.get("RDMACTL_TEST_KILLS", "12"))
+PF_MEMALLOC_NOIO = 0x00080000
 LONGEST_LIFE_S = 2.0  # some end in the middle of their start, some when they serve
 
 
@@ -129,6 +130,16 @@ def test_a_connection_cut_while_no_daemon_runs_comes_back_with_its_settings(host
     stop_checkers(checkers)
     kept = (host.directory / "runtime/sessions").glob("*.json")
     assert all('"login_timeout_s": 9' in path.read_text() for path in kept)
+
+
+def test_its_threads_do_not_wait_for_memory(host: Host) -> None:
+    """PF_MEMALLOC_NOIO in the flags of proc(5): PR_SET_IO_FLUSHER has worked."""
+    assert host.daemon is not None
+    flags = [
+        int(path.read_text().rpartition(")")[2].split()[6])
+        for path in Path(f"/proc/{host.daemon.pid}/task").glob("*/stat")
+    ]
+    assert any(flag & PF_MEMALLOC_NOIO for flag in flags)
 
 
 def identities() -> list[tuple[int, str | None]]:
