@@ -196,7 +196,7 @@ class PortMapperService:
             await asyncio.sleep(HEARTBEAT_S)
             now = lane.now()
             self._notice_stall(now)
-            self._carry_out()
+            self._finish()
             self._lease.tidy(self._mapper.table)
             self._look_after_peers(now)
             self._watch.look(self._counters(), now)
@@ -358,7 +358,7 @@ class PortMapperService:
         self._lease.refill()
         if self._lease.unfinished and self._release_timer is None and self._loop is not None:
             self._release_timer = self._loop.call_later(RELEASE_S, self._release)
-        self._set_timer()
+        self._finish()
 
     def _release(self) -> None:
         self._release_timer = None
@@ -384,7 +384,13 @@ class PortMapperService:
 
     def _feed(self, event: Input, now: float) -> None:
         self._mapper.receive(event, now)
+        self._finish()
+
+    def _finish(self) -> None:
+        """What is to be done for any event, or batch of them; changes nobody is told of (REMOVE) are recorded last."""
         self._carry_out()
+        if self._mapper.table.changed:
+            self._lease.record(self._mapper.table)
         self._set_timer()
 
     def _notice_stall(self, now: float) -> None:
@@ -397,12 +403,9 @@ class PortMapperService:
     def _carry_out(self) -> None:
         """Do what the engine wants done, in its order; what fails at once is told to it, and may bring more."""
         take_output, table = self._mapper.take_output, self._mapper.table
-        while True:
+        while outputs := take_output():
             if table.changed:
                 self._lease.record(table)  # before anybody is told of it
-            outputs = take_output()
-            if not outputs:
-                return
             for output in outputs:
                 if isinstance(output, ToKernel):
                     self._send_to_kernel(output)
@@ -445,8 +448,7 @@ class PortMapperService:
         if now - self._alive_at > STALL_S:
             self._notice_stall(now)
         self._mapper.tick(now)
-        self._carry_out()
-        self._set_timer()
+        self._finish()
 
 
 class _Watch:
