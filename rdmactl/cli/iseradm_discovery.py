@@ -260,14 +260,20 @@ def _ifaces(context: Context, names: Sequence[str]) -> list[Record]:
 
 
 def _findings(context: Context, record: Record, ifaces: Sequence[Record]) -> list[_Finding]:
-    """What each interface finds. One that fails is only reported, as long as another one finds something."""
+    """What each interface finds. One that fails is only reported, as long as another one finds something.
+
+    iscsiadm gives up with the first one that fails, whatever others have found, and so does this program by that name.
+    """
     findings: list[_Finding] = []
     failures: list[Exit] = []
     for iface in ifaces:
         try:
             findings.append(_Finding(iface, _ask(context, record, iface)))
         except RdmactlError as error:
-            failures.append(_failed(context, error, record))
+            failure = _failed(context, error, record)
+            if context.exact:
+                raise failure from None
+            failures.append(failure)
     if not failures:
         return findings
     for failure in failures[:-1]:

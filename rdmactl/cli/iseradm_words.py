@@ -21,6 +21,7 @@ _AUTH_FAILED = 24
 
 _ATTEMPT = {
     "refused": ("cannot make connection to {address}: Connection refused",),
+    "rdma": ("Connection to discovery portal {address} failed: encountered connection failure",),
     "silent": ("connect to {address} timed out",),
     "unanswered": ("Login I/O error, failed to receive a PDU", "retrying discovery login to {address}"),
     "closed": (

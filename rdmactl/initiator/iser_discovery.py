@@ -59,14 +59,18 @@ class IserDiscoveries:
 def failure_of(error: RdmactlError, request: DiscoveryRequest) -> IscsiFailure:
     """What a worker reports, as the failure of a discovery."""
     if isinstance(error, IscsiFailure):
-        return TryAgain(error.err, error.message, hint=error.hint) if error.err in _PASSING_ERRS else error
+        return _again(error.err, error) if error.err in _PASSING_ERRS else error
     if isinstance(error, Unavailable):
         return IscsiFailure(IscsiErr.TRANS_NOT_FOUND, error.message, hint=error.hint)
     if isinstance(error, DeadlineExceeded) or error.code in _PASSING:
-        return TryAgain(IscsiErr.PDU_TIMEOUT, error.message, hint=error.hint)
+        return _again(IscsiErr.PDU_TIMEOUT, error)
     if isinstance(error, LocalError):
         return as_failure(error, str(request.portal))
     return IscsiFailure(IscsiErr.PDU_TIMEOUT, error.message, hint=error.hint)
+
+
+def _again(err: IscsiErr, error: RdmactlError) -> TryAgain:
+    return TryAgain(err, error.message, hint=error.hint, code="rdma")
 
 
 def _question(request: DiscoveryRequest, left_s: float) -> Question:

@@ -67,8 +67,8 @@ class IscsiFailure(RdmactlError):
     """An iSCSI operation failed; `err` classifies it, the message names target and portal and says what happened.
 
     `code` tells causes apart where one number stands for several: "refused" (nobody listens), "silent" (no answer to
-    the connection), "unanswered" (a connection, and then no answer), "closed" (the peer ended it), "unresolved" (a name
-    without address); else "iscsi".
+    the connection), "unanswered" (a connection, and then no answer), "closed" (the peer ended it), "rdma" (any of these
+    over RDMA), "unresolved" (a name without address); else "iscsi".
     """
 
     code = "iscsi"

@@ -7,7 +7,7 @@ docs/compatibility.md says the same in full; a test holds the two together. Not 
 
 from __future__ import annotations
 
-__all__ = ["DELIBERATE", "DIFFERENT_WITHOUT_KERNEL", "ELSEWHERE", "LATER", "NO_SUCH_FIXTURE", "reason"]
+__all__ = ["DELIBERATE", "ELSEWHERE", "LATER", "NO_SUCH_FIXTURE", "reason"]
 
 Table = dict[str, set[str]]
 
@@ -91,11 +91,6 @@ DELIBERATE: Table = {
     },
 }
 """What is better as it is here."""
-
-DIFFERENT_WITHOUT_KERNEL: Table = {
-    "discovery over iSER is the daemon's work, which is played": {"disc-I-iser", "disc-I-two"},
-}
-"""What the played daemon cannot do; on the real kernel these come out as recorded."""
 
 NO_SUCH_FIXTURE = "a second kind of target, which the lab does not have"
 """Cases that are not even run: they would only wait for it."""

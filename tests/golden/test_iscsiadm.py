@@ -12,13 +12,13 @@ import pytest
 
 from tests.golden.compare import same
 from tests.golden.corpus import scenarios
-from tests.golden.deviations import DELIBERATE, DIFFERENT_WITHOUT_KERNEL, ELSEWHERE, LATER, reason
+from tests.golden.deviations import DELIBERATE, ELSEWHERE, LATER, reason
 from tests.golden.scenario import Played, is_ours, play
 
 pytestmark = pytest.mark.fake
 
 SCENARIOS = ("S1", "S2", "S3", "S4", "S5", "S6", "S7", "S10")
-TABLES = (LATER, DELIBERATE, DIFFERENT_WITHOUT_KERNEL, ELSEWHERE)
+TABLES = (LATER, DELIBERATE, ELSEWHERE)
 
 
 def excused(name: str) -> bool:

@@ -36,6 +36,7 @@ T2 = "iqn.2003-01.org.linux-iscsi.san:t2"
 HOST_NAME = "iqn.2016-04.com.open-iscsi:host1"
 HOST1 = "10.9.0.1"  # what host1.example means
 FIRST_HOST_NO = 6
+ISER_PORTAL = Portal(HOST1, 3261)
 SILENT, CLOSING = Portal("10.9.0.77"), Portal("10.9.0.1", 7777)
 DAEMON_PID = 4711
 
@@ -89,7 +90,7 @@ class World:
         """Fixture F: two targets; t2 wants CHAP."""
         portals = [Portal("10.9.0.1"), Portal("10.9.0.2"), Portal("fd00:9::1")]
         if iser:
-            portals.append(Portal("10.9.0.1", 3261))
+            portals.append(ISER_PORTAL)
         self.targets = {T1: Target(portals), T2: Target([Portal("10.9.0.1")], ("chapuser", "chapsecret1234"))}
         for transport, handle in (("tcp", 1), ("iser", 2)):
             self.sysfs.add_transport(transport, handle, 0)
@@ -125,12 +126,18 @@ class World:
         if not any(asked in target.portals for target in self.targets.values()):
             cause = {SILENT: "silent", CLOSING: "closed"}.get(request.portal, "refused")
             raise RemoteError(f"{where} does not answer", code=cause, err=11)
+        if (request.transport == "iser") != (asked == ISER_PORTAL):
+            raise RemoteError(f"{where} is not reached by {request.transport}", code="rdma", err=11)
         if self.discovery_chap not in (None, (request.chap.username, request.chap.password)):
             raise RemoteError(f"{where} did not accept the credentials", code="iscsi", err=24)
-        return [
-            {"name": name, "portals": [{"address": p.address, "port": p.port, "tpgt": 1} for p in target.portals]}
-            for name, target in self.targets.items()
-        ]
+        found = []
+        for name, target in self.targets.items():
+            # LIO lists what can be reached the same way: everything over TCP, iSER portals over iSER.
+            portals = [portal for portal in target.portals if request.transport == "tcp" or portal == ISER_PORTAL]
+            if portals:
+                listed = [{"address": p.address, "port": p.port, "tpgt": 1} for p in portals]
+                found.append({"name": name, "portals": listed})
+        return found
 
     def log_in(self, wire: dict[str, str]) -> int:
         request = login_request(wire, HOST_NAME)

@@ -16,6 +16,7 @@ EXCEEDED = "connection login retries (reopen_max) 1 exceeded"
     ("code", "attempt"),
     [
         ("refused", ["cannot make connection to 192.0.2.1: Connection refused"]),
+        ("rdma", ["Connection to discovery portal 192.0.2.1 failed: encountered connection failure"]),
         ("silent", ["connect to 192.0.2.1 timed out"]),
         ("unanswered", ["Login I/O error, failed to receive a PDU", "retrying discovery login to 192.0.2.1"]),
         (
