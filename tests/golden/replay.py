@@ -32,15 +32,20 @@ def replay(directory: Path, names: list[str], *, verbose: bool = True) -> Counte
     machine = Machine()
     try:
         for name in names:
-            numbers = Numbers()
-            for step in scenarios(directory)[name]:
-                verdict = _step(machine, directory, step, numbers, verbose=verbose)
-                if verdict is not None:
-                    counts[verdict] += 1
+            counted = _play(machine, directory, scenarios(directory)[name], verbose=verbose)
+            print(f"{name}: {counted['exact']} exact of {counted.total()}", flush=True)
+            counts += counted
             machine.close()
     finally:
         machine.stop()
     return counts
+
+
+def _play(machine: Machine, directory: Path, steps: list[Step], *, verbose: bool) -> Counter[str]:
+    """One scenario."""
+    numbers = Numbers()
+    verdicts = (_step(machine, directory, step, numbers, verbose=verbose) for step in steps)
+    return Counter(verdict for verdict in verdicts if verdict is not None)
 
 
 def _step(machine: Machine, directory: Path, step: Step, numbers: Numbers, *, verbose: bool) -> str | None:
