@@ -226,8 +226,9 @@ def interoperate(name: str, active: str, passive: str, inside: tuple[str, ...] =
     """
     if HOST == "B":
         mapper = Mapper(passive)
-        listeners = [Rping(local, inside) for local in LISTENERS]
         in_stack = " ".join((*inside, "ss -ltnH"))
+        wait_for(lambda: not sh(in_stack).strip(), "earlier listeners to be gone")
+        listeners = [Rping(local, inside) for local in LISTENERS]
         wait_for(lambda: len(sh(in_stack).splitlines()) >= len(LISTENERS), "the listeners")
         here(f"{name}-listening")
         there(f"{name}-connected")
