@@ -79,7 +79,7 @@ int cq_acknowledge_and_arm(struct ibv_comp_channel *channel, struct ibv_cq *cq);
 int cq_poll(struct ibv_cq *cq, struct completion *out, int n);
 const char *completion_status_text(int status);
 int qp_set_min_rnr_timer(struct rdma_cm_id *id, int timer);
-int qp_post_send(struct rdma_cm_id *id, uint64_t wr_id, void *address, uint32_t length, uint32_t lkey);
+int qp_post_send(struct rdma_cm_id *id, uint64_t wr_id, void *address, uint32_t length, uint32_t lkey, int signaled);
 int qp_post_receives(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint64_t first, int n, uint32_t lkey);
 
 int die_with_parent(void);
@@ -388,11 +388,13 @@ static int qp_set_min_rnr_timer(struct rdma_cm_id *id, int timer)
     return id->qp ? code(ibv_modify_qp(id->qp, &attr, IBV_QP_MIN_RNR_TIMER)) : -EINVAL;
 }
 
-static int qp_post_send(struct rdma_cm_id *id, uint64_t wr_id, void *address, uint32_t length, uint32_t lkey)
+static int qp_post_send(struct rdma_cm_id *id, uint64_t wr_id, void *address, uint32_t length, uint32_t lkey,
+                        int signaled)
 {
     struct ibv_sge part = { .addr = (uintptr_t) address, .length = length, .lkey = lkey };
     struct ibv_send_wr wr = {
-        .wr_id = wr_id, .sg_list = &part, .num_sge = 1, .opcode = IBV_WR_SEND, .send_flags = IBV_SEND_SIGNALED,
+        .wr_id = wr_id, .sg_list = &part, .num_sge = 1, .opcode = IBV_WR_SEND,
+        .send_flags = signaled ? IBV_SEND_SIGNALED : 0,
     }, *bad;
     return id->qp ? code(ibv_post_send(id->qp, &wr, &bad)) : -EINVAL;
 }

@@ -9,6 +9,8 @@ Not here: the attempts of one request (`discovery.py`), the discovery itself (`r
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError, Unavailable
@@ -34,24 +36,42 @@ class IserDiscoveries:
 
     def __init__(self, pool: WorkerPool | None = None) -> None:
         self._pool = pool
+        self._warming: asyncio.Task[None] | None = None
 
     async def attempt(self, request: DiscoveryRequest, left_s: float) -> list[DiscoveredTarget]:
         """One discovery within `left_s`. IscsiFailure, as TryAgain when another attempt could succeed."""
         question = _question(request, left_s)
-        if self._pool is None:
-            self._pool = WorkerPool()
+        pool = self._own_pool()
         try:
-            report = await self._pool.discover(question)
+            report = await pool.discover(question)
         except RdmactlError as error:
             raise failure_of(error, request) from None
+        finally:
+            self.prepare()
         if report.error is not None:
             raise failure_of(report.error, request)
         steps = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.steps)
         log.debug("discovery at %s over %s, milliseconds: %s", request.portal, report.device, steps)
         return [DiscoveredTarget(target.name, target.portals) for target in report.targets]
 
+    def prepare(self) -> None:
+        """Start a worker ahead, in the background: its start takes longer than a discovery. It opens no device."""
+        if self._warming is None or self._warming.done():
+            self._warming = asyncio.get_running_loop().create_task(self._warm())
+
+    async def _warm(self) -> None:
+        with contextlib.suppress(RdmactlError):  # the discovery that needs it will say so
+            await self._own_pool().warm()
+
+    def _own_pool(self) -> WorkerPool:
+        if self._pool is None:
+            self._pool = WorkerPool()
+        return self._pool
+
     async def close(self) -> None:
         """End the workers."""
+        if self._warming is not None:
+            await asyncio.wait((self._warming,))
         if self._pool is not None:
             await self._pool.close()
 

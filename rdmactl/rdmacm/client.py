@@ -305,10 +305,10 @@ class WorkerPool:
         self._ended: list[_Process] = []
 
     async def warm(self) -> None:
-        """Have a worker started ahead; it opens no device before it is asked."""
+        """Have a worker started ahead; it opens no device before it is asked, and stays until it has been used."""
         self._drop_dead()
-        if not self._idle:
-            self._idle.append(await _AsyncWorker.start(self._command))
+        if all(worker.used for worker in self._idle):
+            self._idle.insert(0, await _AsyncWorker.start(self._command))  # those in use already are asked first
 
     async def discover(self, question: Question) -> Report:
         """A discovery over iSER; see `Report`. Raises only for trouble with the worker itself."""

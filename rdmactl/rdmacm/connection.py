@@ -181,12 +181,12 @@ class Connection:
             await self._changed()
         self.post(message)
 
-    def post(self, message: bytes) -> None:
-        """Send one message at once; `can_send` says whether that is possible."""
+    def post(self, message: bytes, *, quiet: bool = False) -> None:
+        """Send one message at once; `can_send` says whether that is possible. `quiet`: see `Endpoint.send`."""
         self._require_up()
         assert self._endpoint is not None
         try:
-            self._endpoint.send(message)
+            self._endpoint.send(message, quiet=quiet)
         except RdmactlError as error:
             self._fail(error)
             raise

@@ -14,6 +14,7 @@ from __future__ import annotations
 import mmap
 from collections import deque
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 from rdmactl.errors import LocalError
@@ -24,6 +25,8 @@ __all__ = ["DISCOVERY", "Arena", "Completion", "Endpoint", "Sizes", "session_siz
 
 _SEND = 1 << 32
 _BATCH = 32
+_QUIET_SHARE = 4
+"""A quarter of the send slots may be waiting for the next send that is reported."""
 
 _HEADERS_BYTES = 76  # iSER header (28) and basic header segment (48)
 
@@ -78,7 +81,7 @@ class Arena:
         self._mr = out[0] if self.rc == 0 else None
         self.lkey: int = module.lib.mr_lkey(self._mr) if self._mr else 0
 
-    @property
+    @cached_property
     def remote(self) -> RemoteBuffer:
         """How a peer names the first byte of it."""
         return RemoteBuffer(self._module.lib.mr_rkey(self._mr), int(self._module.ffi.cast("uintptr_t", self.base())))
@@ -122,7 +125,8 @@ class Endpoint:
             self.free()
             raise
         self._free_sends = deque(range(sizes.sends))
-        self._sent_bytes = [0] * sizes.sends
+        self._under_way: deque[tuple[int, int]] = deque()  # slots in the order they were sent, and bytes to wipe
+        self._unreported = 0
 
     @property
     def fd(self) -> int:
@@ -135,19 +139,26 @@ class Endpoint:
         """Whether a send slot is free."""
         return bool(self._free_sends)
 
-    def send(self, message: bytes) -> None:
-        """Post one message. LocalError when it does not fit or no slot is free."""
+    def send(self, message: bytes, *, quiet: bool = False) -> None:
+        """Post one message. LocalError when it does not fit or no slot is free.
+
+        A `quiet` one may be reported as sent together with later ones, which saves most completions; its slot is not
+        wiped.
+        """
         if len(message) > self._sizes.send_bytes:
             raise LocalError(f"a message of {len(message)} bytes does not fit the {self._sizes.send_bytes} of a slot")
         if not self._free_sends:
             raise LocalError("all send slots are in use")
         slot = self._free_sends.popleft()
         self._transmit.write(slot, message)
-        self._sent_bytes[slot] = len(message)
+        signaled = not quiet or self._unreported >= self._sizes.sends // _QUIET_SHARE
+        self._unreported = 0 if signaled else self._unreported + 1
+        self._under_way.append((slot, 0 if quiet else len(message)))
         base = self._transmit.base(slot)
-        rc = self._lib.qp_post_send(self._id, _SEND | slot, base, len(message), self._transmit.lkey)
+        rc = self._lib.qp_post_send(self._id, _SEND | slot, base, len(message), self._transmit.lkey, int(signaled))
         if rc < 0:
-            self._sent(slot)
+            self._under_way.pop()
+            self._free_sends.append(slot)
             self._check(rc, "ibv_post_send")
 
     def share(self, size_bytes: int, *, writable: bool) -> Arena:
@@ -167,8 +178,7 @@ class Endpoint:
         self._check(self._lib.cq_acknowledge_and_arm(self._comp_channel, self._cq), "ibv_req_notify_cq")
         while True:
             taken = self._check(self._lib.cq_poll(self._cq, self._out, _BATCH), "ibv_poll_cq")
-            batch = [self._completion(self._out[index]) for index in range(taken)]
-            yield from batch
+            yield from self._batch(taken)
             if taken < _BATCH:
                 return
 
@@ -233,20 +243,32 @@ class Endpoint:
         rc: int = self._lib.qp_post_receives(self._id, arena.base(), arena.slot_bytes, first, count, arena.lkey)
         return rc
 
-    def _completion(self, raw: library.Handle) -> Completion:
-        data = None
-        if raw.wr_id & _SEND:
-            self._sent(raw.wr_id & (_SEND - 1))
-        elif raw.status == 0:
-            data = self._receive.read(raw.wr_id, raw.byte_len)
-            # Fails only on a queue pair that is in error already: what came before that is still to be read.
-            self._post(raw.wr_id, 1)
-        return Completion(raw.status, data, bool(raw.with_invalidate))
+    def _batch(self, taken: int) -> list[Completion]:
+        """What was polled, without the sends that succeeded: those only give back their slots."""
+        batch = []
+        for index in range(taken):
+            raw = self._out[index]
+            wr_id, status, data = raw.wr_id, raw.status, None
+            if wr_id & _SEND:
+                self._sent(wr_id & (_SEND - 1))
+                if status == 0:
+                    continue
+            elif status == 0:
+                data = self._receive.read(wr_id, raw.byte_len)
+                # Fails only on a queue pair that is in error already: what came before that is still to be read.
+                self._post(wr_id, 1)
+            batch.append(Completion(status, data, bool(raw.with_invalidate)))
+        return batch
 
     def _sent(self, slot: int) -> None:
-        """The slot is ours again. It may have held a CHAP response: do not keep it."""
-        self._transmit.write(slot, bytes(self._sent_bytes[slot]))
-        self._free_sends.append(slot)
+        """This slot, and those sent before it, are ours again. They may have held a CHAP response: do not keep it."""
+        while self._under_way:
+            done, wipe_bytes = self._under_way.popleft()
+            if wipe_bytes:
+                self._transmit.write(done, bytes(wipe_bytes))
+            self._free_sends.append(done)
+            if done == slot:
+                return
 
     def _check(self, rc: int, operation: str) -> int:
         if rc < 0:

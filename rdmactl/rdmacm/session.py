@@ -269,7 +269,7 @@ class Session:
         while self._outbox and self.connection.can_send:
             item = self._outbox.popleft()
             try:
-                self.connection.post(wrap(item.pdu, item.header))
+                self.connection.post(wrap(item.pdu, item.header), quiet=True)
             except RdmactlError as error:
                 self._engine.lost(error)
                 self._outputs()

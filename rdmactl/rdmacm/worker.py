@@ -129,10 +129,21 @@ def many(operations: dict[str, Operation]) -> Operation:
 
 async def _serve(connection: socket.socket, idle_s: float) -> None:
     from rdmactl.rdmacm.discovery import Discoverer
-    from rdmactl.rdmacm.operations import Operations
 
     discoverer = Discoverer()
-    operations: dict[str, Operation] = {"discover": discoverer.answer, **Operations(discoverer).answers()}
+
+    def in_session(name: str) -> Operation:
+        """Imported when it is asked for: a discovery does without, and most of what it takes is importing."""
+
+        async def run(arguments: dict[str, Any], tell: Tell) -> dict[str, Any]:
+            from rdmactl.rdmacm.operations import Operations
+
+            return await Operations(discoverer).answers()[name](arguments, tell)
+
+        return run
+
+    operations: dict[str, Operation] = {"discover": discoverer.answer}
+    operations |= {name: in_session(name) for name in ("ping", "luns", "perf")}
     operations["many"] = many(dict(operations))
     loop = asyncio.get_running_loop()
     # Each connection may keep one thread for as long as a silent host lets a call block.

@@ -179,7 +179,7 @@ class MemoryConnection:
     def can_send(self) -> bool:
         return self.failure is None and self._free > 0
 
-    def post(self, message: bytes) -> None:
+    def post(self, message: bytes, *, quiet: bool = False) -> None:
         assert self.can_send
         self._free -= 1
         self.sent.append(message)

@@ -174,9 +174,10 @@ class FakeLibrary:
             out[index].with_invalidate = 0
         return taken
 
-    def qp_post_send(self, id: Any, wr_id: int, address: int, length: int, lkey: int) -> int:
+    def qp_post_send(self, id: Any, wr_id: int, address: int, length: int, lkey: int, signaled: int) -> int:
         self.sent.append(bytes(self._memory[lkey - 1].memory[address : address + length]))
-        self._complete(wr_id, 0, 0)
+        if signaled:
+            self._complete(wr_id, 0, 0)
         return self._did("qp_post_send")
 
     def qp_post_receives(self, id: Any, base: int, slot_bytes: int, first: int, count: int, lkey: int) -> int:

@@ -33,6 +33,7 @@ class Pool:
         self.answers = list(answers)
         self.asked: list[Question] = []
         self.closed = False
+        self.warmed = 0
 
     async def discover(self, question: Question) -> Report:
         self.asked.append(question)
@@ -40,6 +41,9 @@ class Pool:
         if isinstance(answer, RdmactlError):
             raise answer
         return answer
+
+    async def warm(self) -> None:
+        self.warmed += 1
 
     async def close(self) -> None:
         self.closed = True
@@ -68,7 +72,7 @@ def test_what_is_found_and_how_it_is_asked() -> None:
     (question,) = pool.asked
     assert question == Question(PORTAL, "iqn.2026-11.test:me", question.deadline_s, "10.9.0.2")
     assert 44.0 < question.deadline_s <= 45.0  # login and one answer
-    assert pool.closed
+    assert (pool.closed, pool.warmed) == (True, 1)
 
 
 def test_chap_goes_along_and_does_not_show() -> None:
