@@ -721,7 +721,7 @@ def test_n42_many_first_users_are_no_foreign_hello() -> None:
     assert ops(bench) == []
 
 
-# N43, the portid, is the socket's business: tests of rdmactl.netlink.sockets.
+# N40 is in tests/fake/test_iwpm.py, N43 in tests/unit/netlink/test_sockets.py: both are the socket's business.
 
 
 # A pause of our own.

@@ -206,6 +206,23 @@ def test_fencing_what_is_closed_does_nothing() -> None:
     fence_descriptor(-1)
 
 
+def test_n43_a_portid_in_use_is_replaced_and_nlmsg_pid_follows() -> None:
+    """N43, better than rdma-core: positive, and told to the kernel, which answers to what the header says."""
+    spec = ChannelSpec(NETLINK_ROUTE)
+    with contextlib.closing(open_socket(spec)) as first, contextlib.closing(open_socket(spec)) as second:
+        assert first.portid != second.portid
+        assert 0 < second.portid <= 0x7FFFFFFF
+        log = Log()
+        channel = NetlinkChannel(
+            second, spec, log, clock=lambda: 0.0, schedule=lambda turn: None, failed=lambda error: None
+        )
+        channel.send(RTM_GETLINK, bytes(16), flags=DUMP)
+        channel.turn()
+        (reply,) = log.news()
+        assert reply.request.pid == second.portid
+        assert {message.pid for message in reply.messages} == {second.portid}
+
+
 # ---------------------------------------------------------------- a channel on the real kernel
 
 
