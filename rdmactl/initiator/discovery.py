@@ -63,9 +63,10 @@ class Discoveries:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
-    def prepare(self) -> None:
-        """The service begins, on a host that has RDMA devices."""
-        self._iser.prepare()
+    def prepare(self, root: str) -> None:
+        """The service begins. `root` is where sysfs is: without RDMA devices there is nothing to prepare."""
+        if os.path.isdir(os.path.join(root, "class/infiniband")):
+            self._iser.prepare()
 
     async def close(self) -> None:
         """The service ends."""

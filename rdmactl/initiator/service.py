@@ -119,6 +119,7 @@ class InitiatorService:
             self._adopt()
             paths = self._watch_paths()
             lane.ready()
+            self._discoveries.prepare(self._root)
             while True:
                 await self._overrun.wait()
                 self._overrun.clear()
