@@ -33,6 +33,9 @@ PYTHON = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
 """The daemon needs libraries that an interpreter called "python" may not have."""
 
 COMMAND_S = 120.0
+SLOWER = 4
+"""The recorded machine was real, the lab's may be emulated on a busy host."""
+
 ETC = Path("/etc/iscsi")
 SETTINGS = Path("/etc/rdmactl/rdmactl.toml")
 DATABASE = ("nodes", "static", "send_targets", "isns", "fw", "ifaces")
@@ -104,7 +107,7 @@ class Machine:
     def run(self, line: str) -> Result:
         """What a command line prints."""
         try:
-            return execute(line, self.iscsiadm, time.sleep)
+            return execute(line, self.iscsiadm, lambda seconds: time.sleep(SLOWER * seconds))
         except NotForUs:
             return self._shell(line)
 
