@@ -72,7 +72,7 @@ class Machine:
             "LC_ALL": "C",
             "PYTHONPATH": str(ROOT),
         }
-        for variable in ("RDMACTL_RUNTIME_DIRECTORY", "RDMACTL_CONFIG_DIRECTORY"):
+        for variable in ("RDMACTL_RUNTIME_DIRECTORY", "RDMACTL_CONFIG_DIRECTORY", "RDMACTL_SETTINGS_DIRECTORY"):
             self.environment.pop(variable, None)
         self.daemon: subprocess.Popen[bytes] | None = None
         self.others: list[subprocess.Popen[bytes]] = []
