@@ -47,7 +47,7 @@ class FakeFfi:
 class FakeLibrary:
     """The functions. `calls` has the names of those that matter, in order; `fail` maps names to negative errno."""
 
-    LOCAL_WRITE = 1
+    LOCAL_WRITE, REMOTE_WRITE, REMOTE_READ = 1, 2, 4
 
     def __init__(self, *, iwarp: bool = False) -> None:
         self.iwarp = iwarp

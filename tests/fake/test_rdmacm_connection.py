@@ -14,6 +14,7 @@ from rdmactl.netlink.sockaddr import SockAddr
 from rdmactl.rdmacm import library
 from rdmactl.rdmacm.channel import EventChannel
 from rdmactl.rdmacm.connection import Connection, Deadlines
+from rdmactl.rdmacm.endpoint import DISCOVERY, Sizes, session_sizes
 from rdmactl.rdmacm.states import CmEvent, State
 from tests.fake.rdma_library import FakeLibrary, fake_module
 
@@ -37,12 +38,12 @@ def lib(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeLibrary]:
 Scenario = Callable[[Connection], Awaitable[None]]
 
 
-def run(scenario: Scenario) -> Connection:
+def run(scenario: Scenario, sizes: Sizes = DISCOVERY) -> Connection:
     """The connection after the scenario; it is closed and everything given back."""
 
     async def inside() -> Connection:
         channel = EventChannel()
-        connection = Connection(channel, PEER, deadlines=SOON)
+        connection = Connection(channel, PEER, deadlines=SOON, sizes=sizes)
         async with asyncio.timeout(10):
             await scenario(connection)
             await connection.close()
@@ -302,3 +303,43 @@ def test_without_devices_there_is_no_channel(lib: FakeLibrary) -> None:
 
     with pytest.raises(RdmactlError, match="no usable RDMA device"):
         asyncio.run(inside())
+
+
+@pytest.mark.parametrize("depth", [1, 4, 16])
+def test_quiet_messages_are_reported_a_few_at_a_time_and_slots_never_run_out(lib: FakeLibrary, depth: int) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        for number in range(100):
+            while not connection.can_send:
+                await turn()
+            connection.post(b"quiet %d" % number, quiet=True)
+            assert lib.sent[-1] == b"quiet %d" % number
+        await connection.send(b"loud")  # one that is reported gives all before it back
+        await turn()
+        await turn()
+        assert connection._endpoint is not None
+        assert len(connection._endpoint._free_sends) == depth + 4
+
+    run(scenario, session_sizes(depth))
+
+
+def test_what_may_be_secret_is_wiped_when_it_has_been_sent(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        await connection.send(b"CHAP_R=0x4711")
+        await turn()
+        await turn()
+        assert b"CHAP_R" not in bytes(lib._memory[1].memory)
+
+    run(scenario)
+
+
+def test_shared_memory_is_freed_behind_the_queue_pair(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        connection.share(4096, writable=True)
+        connection.share(4096, writable=False)
+
+    run(scenario)
+    freed = lib.calls[lib.calls.index("cm_destroy_qp") :]
+    assert freed[:5] == ["cm_destroy_qp", "mr_free", "mr_free", "mr_free", "mr_free"]
