@@ -28,15 +28,15 @@ def installed() -> None:
         drop_in = UNITS / "iwpmd.service.d"
         drop_in.mkdir()
         (drop_in / "tree.conf").write_text("[Service]\nProtectHome=no\n")
-    sh("modprobe -a iw_cm siw rdma_rxe dummy; systemctl daemon-reload; udevadm control --reload")
-    sh("ip link add iwarp0 type dummy; ip link add roce0 type dummy; ip link set iwarp0 up; ip link set roce0 up")
-    sh("ip addr add 10.77.0.1/24 dev iwarp0")
+    sh("siw stock && modprobe -a rdma_rxe dummy && systemctl daemon-reload && udevadm control --reload")
+    sh("ip link add iwarp0 type dummy && ip link add roce0 type dummy && ip addr add 10.77.0.1/24 dev iwarp0")
+    sh("ip link set iwarp0 up && ip link set roce0 up")
 
 
 def add_siw() -> str:
     """A soft-iWARP device; the name udev has left it with, once the rule has seen it by that name."""
     before = set(DEVICES.iterdir())
-    sh("rdma link add siw0 type siw netdev iwarp0; udevadm settle")
+    sh("rdma link add siw0 type siw netdev iwarp0 && udevadm settle")
     (device,) = set(DEVICES.iterdir()) - before
     wait_for(lambda: "ID_RDMA_IWARP=1" in sh(f"udevadm info {device}"), "the rule to know the device for iWARP")
     return device.name
@@ -48,7 +48,7 @@ def is_active() -> bool:
 
 def test_an_iwarp_device_starts_the_port_mapper_and_no_other_does() -> None:
     """A soft-RoCE device does not; a soft-iWARP device does, and goes on doing without it when that is gone."""
-    sh("rdma link add rxe0 type rxe netdev roce0; udevadm settle")
+    sh("rdma link add rxe0 type rxe netdev roce0 && udevadm settle")
     assert sh(f"{BIN}/rdmactl dev --iwarp rxe0; echo $?").strip() == "1"
     assert not is_active()
     device = add_siw()
@@ -56,7 +56,7 @@ def test_an_iwarp_device_starts_the_port_mapper_and_no_other_does() -> None:
     wait_for(is_active, "iwpmd, wanted by the device")
     answer = json.loads(sh(f"{BIN}/iwpmctl stats -j"))
     assert answer["error"] is None
-    sh(f"rdma link delete {device}; udevadm settle")
+    sh(f"rdma link delete {device} && udevadm settle")
     assert is_active()  # as iwpmd(8) says: it stays
     sh("systemctl stop iwpmd")
 
