@@ -30,7 +30,10 @@ KERNEL_SERIES = "6.12"
 RECIPE = 2
 # Programs that rdmactl is tested with and measured against. They are unpacked for the guest only: installing them here
 # would start their daemons on this machine.
-PEERS = ("rdma-core", "rdmacm-utils", "ibverbs-utils", "open-iscsi", "libopeniscsiusr", "libisns0")
+PEERS = (
+    "rdma-core", "rdmacm-utils", "ibverbs-utils", "open-iscsi", "libopeniscsiusr", "libisns0",
+    "tgt", "libiscsi-bin", "libiscsi7",
+)  # fmt: skip
 # The initramfs mounts the host's root over 9p below a tmpfs overlay; everything else is loaded from there.
 INITRAMFS_MODULES = ("9pnet_virtio", "9p", "overlay")
 SIW_VARIANTS = ("stock", "map")
@@ -76,6 +79,10 @@ def kit(say: object = sys.stderr) -> Kit:
     cache.mkdir(parents=True, exist_ok=True)
     with _locked(cache / "lock"):
         made = _cached(cache) or _build(cache, say)
+        if _peers_of(made) != PEERS:
+            _unpack_peers(cache / "packages" / "peers", made.directory / "peers")
+            shutil.rmtree(cache / "packages")
+            (made.directory / "peers.list").write_text(" ".join(PEERS))
         if not made.initramfs.exists() or (made.directory / "initramfs.recipe").read_text() != _initramfs_recipe():
             _build_initramfs(made)
         return made
@@ -92,6 +99,12 @@ def _cached(cache: Path) -> Kit | None:
 def _recipe() -> str:
     """What the cached kernel and modules were built from: a change of the patch makes them anew."""
     return f"recipe {RECIPE}\n{(LAB / 'siw-map.patch').read_text()}"
+
+
+def _peers_of(kit: Kit) -> tuple[str, ...]:
+    """The packages unpacked in it. More of them are added; to take one away, raise RECIPE."""
+    found = kit.directory / "peers.list"
+    return tuple(found.read_text().split()) if found.exists() else ()
 
 
 def _initramfs_recipe() -> str:
@@ -113,7 +126,6 @@ def _build(cache: Path, say: object) -> Kit:
             _run(["dpkg-deb", "-x", str(package), str(directory)])
     source = next(package for package in downloads if "linux-source" in package.name)
     made = Kit(directory, release)
-    _unpack_peers(cache / "packages" / "peers", directory / "peers")
     _run(["depmod", "-b", str(directory), release])
     _extract_kernel(directory / "boot" / f"vmlinuz-{release}", made.kernel)
     _relocate_headers(directory, release)
@@ -171,7 +183,7 @@ def _download(directory: Path, release: str) -> list[Path]:
 
 def _unpack_peers(downloads: Path, target: Path) -> None:
     """The peers as a layer above this machine's root: with merged /usr, as the root itself has it."""
-    downloads.mkdir(exist_ok=True)
+    downloads.mkdir(parents=True, exist_ok=True)
     _run(["apt-get", "-q", "download", *PEERS], cwd=downloads)
     for package in sorted(downloads.glob("*.deb")):
         _run(["dpkg-deb", "-x", str(package), str(target)])
