@@ -86,7 +86,7 @@ def failure_of(error: RdmactlError, request: DiscoveryRequest) -> IscsiFailure:
         return _again(IscsiErr.PDU_TIMEOUT, error)
     if isinstance(error, LocalError):
         return as_failure(error, str(request.portal))
-    return IscsiFailure(IscsiErr.PDU_TIMEOUT, error.message, hint=error.hint)
+    return IscsiFailure(IscsiErr.PDU_TIMEOUT, error.message, hint=error.hint, code="rdma")
 
 
 def _again(err: IscsiErr, error: RdmactlError) -> TryAgain:

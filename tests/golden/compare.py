@@ -35,6 +35,7 @@ _HOST_LINE = re.compile(r"(?m)^(\w+: )\[\d+\]( \S+,\[)")  # of a list of hosts
 
 _LISTED = re.compile(r"(?m)^(\w+: )\[(\d+)\] (\S+ .*)$")
 _NAMED = re.compile(r"\[sid: (\d+), (target: \S+, portal: [^]]*)\]")
+_MISSING = re.compile(r"(session info for sid )(\d+)")
 _BLOCK = re.compile(r"\s*(Target|Persistent Portal|Iface Name|SID): (.*)")
 _TREE = re.compile(r"(?m)^(\s*SID: )(\d+)$")
 _HOSTS = re.compile(r"SID: (\d+)$.*?Host Number: (\d+)", re.MULTILINE | re.DOTALL)
@@ -89,6 +90,7 @@ class Numbers:
             return str(self.sids.get(int(number), int(number)))
 
         text = _LISTED.sub(lambda m: f"{m[1]}[{sid(m[2])}] {m[3]}", text)
+        text = _MISSING.sub(lambda m: f"{m[1]}{sid(m[2])}", text)
         text = _NAMED.sub(lambda m: f"[sid: {sid(m[1])}, {m[2]}]", text)
         return _TREE.sub(lambda m: f"{m[1]}{sid(m[2])}", text)
 
