@@ -31,6 +31,7 @@ class World(Protocol):
     target: str
     settle_s: float  # how long the slowest expected change may take
     patience_s: float  # of a login nobody answers
+    login_tries: int  # LIO's iSER answers nobody for up to 15 s after a login that was broken off
 
     async def call(self, function: Callable[[InitiatorService], Awaitable[Any]]) -> Any: ...
     async def restart(self) -> None: ...
@@ -40,7 +41,9 @@ class World(Protocol):
     def leftovers(self) -> list[str]: ...
 
 
-def request(world: World, transport: str, settings: SessionSettings = FAST) -> LoginRequest:
+def request(world: World, transport: str, settings: SessionSettings | None = None) -> LoginRequest:
+    if settings is None:
+        settings = replace(FAST, initial_login_retry_max=world.login_tries)
     return LoginRequest(
         target=world.target,
         portal=world.portal(transport),

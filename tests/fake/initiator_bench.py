@@ -33,6 +33,7 @@ class FakeWorld:
 
     settle_s = 10.0
     patience_s = 0.1
+    login_tries = 1
     target = "iqn.2005-03.org.example:t1"
 
     def __init__(self, directory: Path, script: TargetScript | None = None) -> None:

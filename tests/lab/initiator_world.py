@@ -58,6 +58,7 @@ class RealWorld:
     target = TARGET
     settle_s = 45.0
     patience_s = 2.0
+    login_tries = 8
 
     def __init__(self) -> None:
         self.dispatcher = Dispatcher()

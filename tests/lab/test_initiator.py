@@ -20,6 +20,8 @@ from tests.initiator_scenarios import FAST, INITIATOR, failure, login, logout, r
 from tests.lab import initiator_world as lab
 from tests.lab.initiator_world import RealWorld
 
+# As the scenarios' own logins; what is to fail at once says so itself.
+PATIENT = replace(FAST, initial_login_retry_max=8)
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 Scenario = Callable[[scenarios.World, str], Awaitable[None]]
@@ -83,7 +85,7 @@ def test_the_disk_is_there_when_the_login_returns(world: RealWorld, transport: s
 @transports
 def test_without_scan_no_disk(world: RealWorld, transport: str) -> None:
     async def scenario() -> None:
-        sid = await login(world, request(world, transport, replace(FAST, scan="manual")))
+        sid = await login(world, request(world, transport, replace(PATIENT, scan="manual")))
         found = sysfs.session(sid)
         assert found is not None
         assert found.luns() == []
@@ -95,7 +97,7 @@ def test_without_scan_no_disk(world: RealWorld, transport: str) -> None:
 @transports
 def test_queue_depth_reaches_the_disk(world: RealWorld, transport: str) -> None:
     async def scenario() -> None:
-        sid = await login(world, request(world, transport, replace(FAST, queue_depth=17)))
+        sid = await login(world, request(world, transport, replace(PATIENT, queue_depth=17)))
         found = sysfs.session(sid)
         assert found is not None
         assert [sysfs.read(f"{lun.path}/queue_depth") for lun in found.luns()] == ["17"]
@@ -205,7 +207,7 @@ def test_discovery_that_finds_nobody(world: RealWorld, portal: Portal, err: Iscs
 
 def test_digests_and_immediate_data_as_asked(world: RealWorld) -> None:
     async def scenario() -> None:
-        settings = replace(FAST, header_digest="CRC32C,None", data_digest="CRC32C,None", immediate_data=False)
+        settings = replace(PATIENT, header_digest="CRC32C,None", data_digest="CRC32C,None", immediate_data=False)
         sid = await login(world, request(world, "tcp", settings))
         found = sysfs.session(sid)
         assert found is not None
@@ -242,7 +244,7 @@ def test_a_target_that_falls_silent_is_noticed(world: RealWorld) -> None:
 
     async def scenario() -> None:
         async with lab.Relay(lab.TCP) as relay:
-            settings = replace(FAST, noop_out_interval_s=1, noop_out_timeout_s=1)
+            settings = replace(PATIENT, noop_out_interval_s=1, noop_out_timeout_s=1)
             sid = await login(world, replace(request(world, "tcp", settings), portal=relay.portal))
             begin = time.monotonic()
             relay.fall_silent()

@@ -72,7 +72,7 @@ def _listen(world: World, local: str) -> None:
     assert world.claimed(port_of(mapped))
     listener.close()
     settle(lambda: world.mappings() == {}, "the mapping to end with its listener")
-    assert not world.claimed(port_of(mapped))
+    settle(lambda: not world.claimed(port_of(mapped)), "the port to be free")
 
 
 def listen(world: World) -> None:
@@ -138,7 +138,7 @@ def restart(world: World) -> None:
     for listener in listeners:
         listener.close()
     settle(lambda: world.mappings() == {}, "all mappings to end")
-    assert not any(world.claimed(port_of(mapped)) for mapped in before.values())
+    settle(lambda: not any(world.claimed(port_of(mapped)) for mapped in before.values()), "the ports to be free")
 
 
 SCENARIOS: list[Scenario] = [
