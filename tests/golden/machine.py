@@ -213,20 +213,20 @@ class Machine:
         self.daemon = None
 
     def _fixture(self, *, iser: bool) -> None:
-        """Fixture F of the corpus, made anew."""
+        """Fixture F of the corpus. Targets are made once and put right again: taking one down can hang in the kernel."""
         self.close()
         self._empty()
         _devices()
+        if not (TARGETS / T1).is_dir():
+            _make_targets()
+        portals = TARGETS / T1 / "tpgt_1" / "np"
         for portal in PORTALS:
-            sh(f"target {T1} '{portal}'")
-        sh(f"target {T2} 10.9.0.1:3260")
-        if iser:
+            (portals / portal).mkdir(exist_ok=True)
+        if iser and not (portals / ISER_PORTAL).is_dir():
             sh(f"target {T1} {ISER_PORTAL} iser")
-        _second_lun(T1)
-        group = TARGETS / T2 / "tpgt_1"
-        (group / "auth/userid").write_text("chapuser")
-        (group / "auth/password").write_text("chapsecret1234")
-        (group / "attrib/authentication").write_text("1")
+        elif not iser and (portals / ISER_PORTAL).is_dir():
+            (portals / ISER_PORTAL).rmdir()
+        _discovery_chap("", "")
         sh("modprobe -a iscsi_tcp ib_iser")
 
     def _change_group(self, target: str, *, enabled: bool) -> None:
@@ -252,7 +252,7 @@ class Machine:
         return None if view is None else view.host_no
 
     def close(self) -> None:
-        """Without sessions, targets and daemon."""
+        """Without sessions and daemon; targets stay."""
         for other in self.others:
             other.kill()
             other.wait()
@@ -262,16 +262,6 @@ class Machine:
                 self._start()
             self.iscsiadm(["-m", "session", "-u"])
         self.stop()
-        if TARGETS.is_dir():
-            sh(f"""
-                echo 0 > {TARGETS}/discovery_auth/enforce_discovery_auth || true
-                for group in {TARGETS}/iqn*/tpgt_1; do
-                  [ -d "$group" ] || continue
-                  echo 0 > $group/enable; rm $group/lun/lun_*/*; rmdir $group/lun/lun_* $group/np/*
-                  rmdir $group; rmdir ${{group%/tpgt_1}}
-                done
-                for disk in {TARGETS.parent}/core/*/*; do [ -d $disk ] && rmdir $disk; done; true
-            """)
 
 
 def _become_iscsiadm(words: list[str], stdout: int, stderr: int, environment: dict[str, str]) -> None:
@@ -310,6 +300,18 @@ def _devices() -> None:
         ip link show rxe0 >/dev/null 2>&1 || rdma link show rxe0/1 >/dev/null 2>&1 || link rxe0 rxe dummy0 10.9.0.1/24
         ip address replace 10.9.0.2/24 dev dummy0; ip address replace fd00:9::1/64 dev dummy0 nodad
     """)
+
+
+def _make_targets() -> None:
+    """The two targets; the second one wants CHAP."""
+    for portal in PORTALS:
+        sh(f"target {T1} '{portal}'")
+    sh(f"target {T2} 10.9.0.1:3260")
+    _second_lun(T1)
+    group = TARGETS / T2 / "tpgt_1"
+    (group / "auth/userid").write_text("chapuser")
+    (group / "auth/password").write_text("chapsecret1234")
+    (group / "attrib/authentication").write_text("1")
 
 
 def _second_lun(target: str) -> None:

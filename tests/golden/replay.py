@@ -35,7 +35,6 @@ def replay(directory: Path, names: list[str], *, verbose: bool = True) -> Counte
             counted = _play(machine, directory, scenarios(directory)[name], verbose=verbose)
             print(f"{name}: {counted['exact']} exact of {counted.total()}", flush=True)
             counts += counted
-            machine.close()
     finally:
         machine.stop()
     return counts

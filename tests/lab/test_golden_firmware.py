@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded runs of iscsiadm on this machine's kernel: firmware, lost connections, names."""
+
+# lab: --timeout 600
+
+from __future__ import annotations
+
+import pytest
+
+from tests.golden.corpus import DIRECTORY
+from tests.golden.replay import replay
+
+pytestmark = pytest.mark.kernel
+
+
+@pytest.mark.parametrize("scenario", ["S9", "S10"])
+def test_scenario(scenario: str) -> None:
+    counts = replay(DIRECTORY, [scenario])
+    assert counts["failing"] == 0
+    assert counts["exact"] > 0
