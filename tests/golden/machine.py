@@ -213,7 +213,7 @@ class Machine:
         self.daemon = None
 
     def _fixture(self, *, iser: bool) -> None:
-        """Fixture F of the corpus. Targets are made once and put right again: taking one down can hang in the kernel."""
+        """Fixture F of the corpus. Targets are made once, then put right: taking one down can hang in the kernel."""
         self.close()
         self._empty()
         _devices()
