@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 LAB = Path(__file__).resolve().parent.parent
 KERNEL_SERIES = "6.12"
@@ -73,7 +74,7 @@ def cache_directory() -> Path:
     return Path(os.environ.get("RDMACTL_LAB_CACHE") or os.path.join(base, "rdmactl-lab"))
 
 
-def kit(say: object = sys.stderr) -> Kit:
+def kit(say: TextIO = sys.stderr) -> Kit:
     """The parts, from the cache or built now (about half a minute, and some 280 MB to download)."""
     cache = cache_directory()
     cache.mkdir(parents=True, exist_ok=True)
@@ -111,12 +112,12 @@ def _initramfs_recipe() -> str:
     return (LAB / "guest" / "init").read_text()
 
 
-def _build(cache: Path, say: object) -> Kit:
+def _build(cache: Path, say: TextIO) -> Kit:
     missing = {package for program, package in NEEDED_PROGRAMS.items() if not shutil.which(program)}
     if missing:
         raise LabError(f"the lab needs packages that are not installed: apt-get install {' '.join(sorted(missing))}")
     release = _kernel_release()
-    print(f"lab: preparing kernel {release} and soft-iWARP in {cache} (once)", file=say, flush=True)  # type: ignore[call-overload]
+    print(f"lab: preparing kernel {release} and soft-iWARP in {cache} (once)", file=say, flush=True)
     directory = cache / f"{release}-{RECIPE}"
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
