@@ -280,7 +280,10 @@ def session_ids(root: str = "/sys") -> list[int]:
 
 def session(sid: int, root: str = "/sys") -> SessionView | None:
     """One session, or None when there is none with this sid."""
-    path = os.path.realpath(f"{root}/class/iscsi_session/session{sid}")
+    try:
+        path = os.path.realpath(f"{root}/class/iscsi_session/session{sid}")
+    except OSError:  # gone between realpath's look at the link and its reading of it
+        return None
     state = _string(f"{path}/state")
     host_name = os.path.basename(os.path.dirname(os.path.dirname(os.path.dirname(path))))
     if state is None or not host_name.startswith("host"):
