@@ -164,6 +164,14 @@ class Target(TypedDict):
     portals: list[Portal]
 
 
+class Found(TypedDict):
+    """A list of targets. `skipped` entries of it were left out, for the reasons among `warnings`."""
+
+    targets: list[Target]
+    skipped: int
+    warnings: list[str]
+
+
 class Outcome(TypedDict):
     """How one object of a call ended: `index` is its place in the call, `sid` its session, `failure` None if well."""
 
@@ -216,21 +224,22 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
         self._initiator_name = initiator_name
         self._background: set[asyncio.Task[Any]] = set()
 
-    @varlinkmethod(return_parameter="targets")
-    async def Discover(self, *, record: dict[str, str], deadline_s: float) -> list[Target]:  # noqa: N802
+    @varlinkmethod
+    async def Discover(self, *, record: dict[str, str], deadline_s: float) -> Found:  # noqa: N802
         """Ask a discovery address for its targets. `record`: discovery.sendtargets.* and, optionally, iface.* keys."""
         request = discovery_request(record, self._initiator_name)
         limit_s = _limited(deadline_s)
         found = await self._caller.call("initiator", lambda service: service.discover(request), deadline_s=limit_s)
-        return [
+        targets: list[Target] = [
             {
                 "name": target.name,
                 "portals": [
                     {"address": portal.address, "port": portal.port, "tpgt": tpgt} for portal, tpgt in target.portals
                 ],
             }
-            for target in found
+            for target in found.targets
         ]
+        return {"targets": targets, "skipped": found.skipped, "warnings": list(found.warnings)}
 
     @varlinkmethod(return_parameter="outcome", delay_generator=False)
     async def Login(  # noqa: N802

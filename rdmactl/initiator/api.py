@@ -14,6 +14,7 @@ from rdmactl.iscsi.portal import Portal
 __all__ = [
     "ChapSettings",
     "DiscoveredTarget",
+    "DiscoveryAnswer",
     "DiscoveryRequest",
     "HistoryMoment",
     "LoginRequest",
@@ -133,6 +134,15 @@ class DiscoveredTarget:
 
     name: str
     portals: tuple[tuple[Portal, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoveryAnswer:
+    """The whole list of a portal. `skipped` entries of it were left out, for the reasons among `warnings`."""
+
+    targets: tuple[DiscoveredTarget, ...]
+    skipped: int = 0
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

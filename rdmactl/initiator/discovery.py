@@ -18,7 +18,7 @@ from dataclasses import replace
 
 from rdmactl.errors import LocalError
 from rdmactl.initiator import params
-from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest
+from rdmactl.initiator.api import DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest
 from rdmactl.initiator.connect import TcpOptions, bound_device, resolve, tcp_connect
 from rdmactl.initiator.failures import TryAgain
 from rdmactl.initiator.iser_discovery import IserDiscoveries
@@ -47,7 +47,7 @@ class Discoveries:
         self._iser = iser or IserDiscoveries()
         self._challenges = ChallengeBook()
 
-    async def discover(self, request: DiscoveryRequest) -> list[DiscoveredTarget]:
+    async def discover(self, request: DiscoveryRequest) -> DiscoveryAnswer:
         """The targets a portal announces; IscsiFailure: 11 no answer, 24 not authenticated, 4 unknown name."""
         attempts, pause_s = 0, _FIRST_PAUSE_S
         end = self._lane.now() + request.total_timeout_s
@@ -72,13 +72,14 @@ class Discoveries:
         """The service ends."""
         await self._iser.close()
 
-    async def _attempt(self, request: DiscoveryRequest, end: float) -> list[DiscoveredTarget]:
+    async def _attempt(self, request: DiscoveryRequest, end: float) -> DiscoveryAnswer:
         if request.transport == "iser":
             return await self._iser.attempt(request, max(0.0, end - self._lane.now()))
         done = await self._tcp_attempt(request, end)
         for warning in done.warnings:
             log.warning("discovery at %s: %s", request.portal, warning)
-        return [DiscoveredTarget(target.name, target.portals) for target in done.targets]
+        targets = tuple(DiscoveredTarget(target.name, target.portals) for target in done.targets)
+        return DiscoveryAnswer(targets, done.skipped, done.warnings)
 
     async def _tcp_attempt(self, request: DiscoveryRequest, end: float) -> DiscoveryDone:
         """One discovery over TCP, with the redirections it meets."""

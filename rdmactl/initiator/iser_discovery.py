@@ -15,7 +15,7 @@ import logging
 
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError, Unavailable
 from rdmactl.initiator import params
-from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest
+from rdmactl.initiator.api import DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest
 from rdmactl.initiator.failures import TryAgain, as_failure
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.rdmacm.client import WorkerPool
@@ -38,7 +38,7 @@ class IserDiscoveries:
         self._pool = pool
         self._warming: asyncio.Task[None] | None = None
 
-    async def attempt(self, request: DiscoveryRequest, left_s: float) -> list[DiscoveredTarget]:
+    async def attempt(self, request: DiscoveryRequest, left_s: float) -> DiscoveryAnswer:
         """One discovery within `left_s`. IscsiFailure, as TryAgain when another attempt could succeed."""
         question = _question(request, left_s)
         pool = self._own_pool()
@@ -52,7 +52,8 @@ class IserDiscoveries:
             raise failure_of(report.error, request)
         steps = ", ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.steps)
         log.debug("discovery at %s over %s, milliseconds: %s", request.portal, report.device, steps)
-        return [DiscoveredTarget(target.name, target.portals) for target in report.targets]
+        targets = tuple(DiscoveredTarget(target.name, target.portals) for target in report.targets)
+        return DiscoveryAnswer(targets, report.skipped, report.warnings)
 
     def prepare(self) -> None:
         """Start a worker ahead, in the background: its start takes longer than a discovery. It opens no device."""

@@ -24,7 +24,7 @@ from rdmactl.errors import RdmactlError
 from rdmactl.initiator import modules, params, scan, sysfs
 from rdmactl.initiator.adoption import Adoption, judge, maker_lives
 from rdmactl.initiator.api import (
-    DiscoveredTarget,
+    DiscoveryAnswer,
     DiscoveryRequest,
     HistoryMoment,
     LoginRequest,
@@ -134,7 +134,7 @@ class InitiatorService:
 
     # ---------------------------------------------------------------- what callers ask
 
-    async def discover(self, request: DiscoveryRequest) -> list[DiscoveredTarget]:
+    async def discover(self, request: DiscoveryRequest) -> DiscoveryAnswer:
         """SendTargets over TCP or iSER. IscsiFailure."""
         return await self._discoveries.discover(request)
 

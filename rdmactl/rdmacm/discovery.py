@@ -59,11 +59,11 @@ class Discoverer:
     async def discover(self, question: Question) -> Report:
         """Do it. What goes wrong is in the report."""
         run = _Run(question, Steps(asyncio.get_running_loop().time), self._random_bytes)
-        targets: tuple[FoundTarget, ...] = ()
+        found = DiscoveryDone((), 0, ())
         error: RdmactlError | None = None
         try:
             async with asyncio.timeout(question.deadline_s):
-                targets = await run.targets(self.channel())
+                found = await run.targets(self.channel())
         except TimeoutError:
             error = run.late(question.deadline_s)
         except RdmactlError as failure:
@@ -75,8 +75,10 @@ class Discoverer:
         stage = run.stage if error is not None else ""
         where = (run.device, run.transport, run.local)
         return Report(
-            run.steps.taken(), run.steps.total_s(), *where, targets, error, stage,
+            run.steps.taken(), run.steps.total_s(), *where,
+            tuple(FoundTarget(*target) for target in found.targets), error, stage,
             portal=run.portal, authentication=question.authentication if error is None else "",
+            skipped=found.skipped, warnings=found.warnings,
         )  # fmt: skip
 
     def channel(self) -> EventChannel:
@@ -100,13 +102,13 @@ class Discoverer:
 class _Run(Attempt):
     """One discovery, and what is known of it so far."""
 
-    async def targets(self, channel: EventChannel) -> tuple[FoundTarget, ...]:
+    async def targets(self, channel: EventChannel) -> DiscoveryDone:
         """The targets of the portal, or of the one it sends us to."""
         chain = RedirectChain(self.portal)
         while isinstance(outcome := await self._ask(channel), Redirected):
             chain.follow(outcome.portal)
             self.portal = outcome.portal
-        return tuple(FoundTarget(*target) for target in outcome.targets)
+        return outcome
 
     async def _ask(self, channel: EventChannel) -> DiscoveryDone | Redirected:
         # Before the connection: a name nobody could accept must not leave a connection without a login behind.

@@ -125,7 +125,7 @@ class Report(NamedTuple):
 
     `stage` is the step that failed, "" when none did. Of a session: its `target`, at `portal`, what was negotiated,
     how it was authenticated ("", "CHAP" or "mutual CHAP"), and what was asked for: pings in seconds, units, or a
-    measurement.
+    measurement. `skipped` entries of a list of targets were left out, for the reasons among `warnings`.
     """
 
     steps: tuple[tuple[str, float], ...]
@@ -143,6 +143,8 @@ class Report(NamedTuple):
     pings: tuple[float, ...] = ()
     luns: tuple[Lun, ...] = ()
     measured: Measured | None = None
+    skipped: int = 0
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """For `from_json`."""
@@ -165,6 +167,7 @@ class Report(NamedTuple):
             pings=tuple(report.pings),
             luns=tuple(Lun(*lun) for lun in report.luns),
             measured=measured_from_json(report.measured) if report.measured else None,
+            warnings=tuple(report.warnings),
         )
 
 

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import pytest
 
 from rdmactl.errors import DeadlineExceeded
-from rdmactl.initiator.api import ChapSettings, DiscoveryRequest
+from rdmactl.initiator.api import ChapSettings, DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest
 from rdmactl.initiator.discovery import Discoveries
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
@@ -42,7 +42,7 @@ class LaneAlone:
             raise DeadlineExceeded("too late") from None
 
 
-def discover(request: DiscoveryRequest) -> Awaitable[list[Any]]:
+def discover(request: DiscoveryRequest) -> Awaitable[DiscoveryAnswer]:
     lane: Lane = LaneAlone()  # type: ignore[assignment]
     return Discoveries(lane).discover(request)
 
@@ -63,10 +63,12 @@ async def listening(make: Callable[[], StreamTarget]) -> AsyncIterator[Discovery
         yield DiscoveryRequest(portal, INITIATOR, login_timeout_s=5.0, total_timeout_s=10.0, reopen_max=1)
 
 
-def run(script: TargetScript, **changes: Any) -> list[Any]:
-    async def main() -> list[Any]:
+def run(script: TargetScript, **changes: Any) -> list[DiscoveredTarget]:
+    async def main() -> DiscoveryAnswer:
         async with listening(lambda: StreamTarget(script)) as request:
             return await discover(replace(request, **changes))
+
+    return list(asyncio.run(main()).targets)
 
     return asyncio.run(main())
 
@@ -104,13 +106,13 @@ def test_chap() -> None:
 
 
 def test_redirection() -> None:
-    async def main() -> list[Any]:
+    async def main() -> DiscoveryAnswer:
         async with listening(lambda: StreamTarget(TargetScript())) as there:
             moved = TargetScript(redirect=(0x0101, str(there.portal)))
             async with listening(lambda: StreamTarget(moved)) as here:
                 return await discover(here)
 
-    (found,) = asyncio.run(main())
+    (found,) = asyncio.run(main()).targets
     assert found.name == NAME
 
 
@@ -121,11 +123,11 @@ def test_a_target_that_hangs_up_is_asked_again() -> None:
         connections.append(StreamTarget(TargetScript(status=0x0301) if not connections else TargetScript()))
         return connections[-1]
 
-    async def main() -> list[Any]:
+    async def main() -> DiscoveryAnswer:
         async with listening(make) as request:
             return await discover(request)
 
-    assert len(asyncio.run(main())) == 1
+    assert len(asyncio.run(main()).targets) == 1
     assert len(connections) == 2
 
 
@@ -211,3 +213,16 @@ def test_a_name_that_is_none() -> None:
     with pytest.raises(IscsiFailure) as caught:
         asyncio.run(discover(DiscoveryRequest(closed_port(), "not a name")))
     assert caught.value.err is IscsiErr.INVAL
+
+
+def test_a_list_with_a_bad_entry_says_so() -> None:
+    raw = f"TargetName={NAME}\0TargetAddress=10.9.0.1:3260,1\0TargetName=iqn.x y\0".encode()
+
+    async def main() -> DiscoveryAnswer:
+        async with listening(lambda: StreamTarget(TargetScript(raw_list=raw))) as request:
+            return await discover(request)
+
+    answer = asyncio.run(main())
+    assert [target.name for target in answer.targets] == [NAME]
+    assert answer.skipped == 1
+    assert "has a space" in answer.warnings[0]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from rdmactl.errors import DeadlineExceeded, LocalError, PeerError, RdmactlError, Unavailable
-from rdmactl.initiator.api import ChapSettings, DiscoveredTarget, DiscoveryRequest
+from rdmactl.initiator.api import ChapSettings, DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest
 from rdmactl.initiator.discovery import Discoveries
 from rdmactl.initiator.failures import TryAgain
 from rdmactl.initiator.iser_discovery import IserDiscoveries, failure_of
@@ -50,7 +50,11 @@ class Pool:
 
 
 def discover(pool: Pool, request: DiscoveryRequest = REQUEST) -> list[DiscoveredTarget]:
-    async def main() -> list[DiscoveredTarget]:
+    return list(ask(pool, request).targets)
+
+
+def ask(pool: Pool, request: DiscoveryRequest = REQUEST) -> DiscoveryAnswer:
+    async def main() -> DiscoveryAnswer:
         lane: Any = LaneAlone()
         workers: Any = pool
         discoveries = Discoveries(lane, IserDiscoveries(workers))
@@ -127,3 +131,8 @@ def test_trouble_with_the_worker_itself() -> None:
     with pytest.raises(IscsiFailure) as caught:
         discover(Pool(Unavailable("cannot start an RDMA worker")))
     assert caught.value.err is IscsiErr.TRANS_NOT_FOUND
+
+
+def test_entries_that_were_left_out_are_counted() -> None:
+    answer = ask(Pool(FOUND._replace(skipped=2, warnings=("one", "two"))))
+    assert (len(answer.targets), answer.skipped, answer.warnings) == (1, 2, ("one", "two"))

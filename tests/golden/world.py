@@ -262,7 +262,7 @@ class _Client:
         if method == "io.rdmactl.Initiator.Statistics":
             return self._world.statistics(parameters["sid"])
         assert method == "io.rdmactl.Initiator.Discover"
-        return {"targets": self._world.discover(parameters["record"])}
+        return {"targets": self._world.discover(parameters["record"]), "skipped": 0, "warnings": []}
 
     def more(self, method: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Outcomes come last first: the front end has to put them in order."""

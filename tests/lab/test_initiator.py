@@ -176,7 +176,7 @@ def test_chap(world: RealWorld, chap: None, transport: str) -> None:
 def test_discovery_over_tcp(world: RealWorld) -> None:
     async def scenario() -> None:
         found = await world.call(lambda service: service.discover(DiscoveryRequest(lab.TCP, INITIATOR)))
-        (only,) = found
+        (only,) = found.targets
         assert only.name == lab.TARGET
         assert (lab.TCP, 1) in only.portals
         assert world.leftovers() == []
