@@ -21,7 +21,7 @@ from rdmactl.control.client import Client, RemoteError
 from rdmactl.control.roles import RoleLock, claim_role
 from rdmactl.control.server import ControlServer
 from rdmactl.errors import DeadlineExceeded, LocalError
-from rdmactl.initiator.api import DiscoveredTarget, DiscoveryRequest, LoginRequest
+from rdmactl.initiator.api import DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest, LoginRequest
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iwpm.service import PortMapperStatus
@@ -52,9 +52,10 @@ class FakeInitiator:
         self.arrived = asyncio.Semaphore(0)
         self.go_on = asyncio.Event()
 
-    async def discover(self, request: DiscoveryRequest) -> list[DiscoveredTarget]:
+    async def discover(self, request: DiscoveryRequest) -> DiscoveryAnswer:
         self.discoveries.append(request)
-        return [DiscoveredTarget("iqn.a", ((Portal("fd00::1", 3260), 1), (Portal("192.0.2.1", 3261), -1)))]
+        portals = (Portal("fd00::1", 3260), 1), (Portal("192.0.2.1", 3261), -1)
+        return DiscoveryAnswer((DiscoveredTarget("iqn.a", portals),), 1, ("one entry has no name; left out",))
 
     async def login(self, request: LoginRequest) -> int:
         self.logins.append(request)
@@ -232,6 +233,7 @@ def test_discover(tmp_path: Path) -> None:
                 ],
             }
         ]
+        assert (answer["skipped"], answer["warnings"]) == (1, ["one entry has no name; left out"])
         request = dispatcher.initiator.discoveries[0]
         assert (request.portal, request.initiator_name) == (Portal("192.0.2.1", 3260), "iqn.host")
 
