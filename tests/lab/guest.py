@@ -42,7 +42,7 @@ def here(event: str) -> None:
     (SHARE / f"at-{HOST}-{event}").touch()
 
 
-def there(event: str, *, limit_s: float = 120) -> None:
+def there(event: str, *, limit_s: float = 300) -> None:
     """Wait until the other host has told of `event`."""
     other = "B" if HOST == "A" else "A"
     wait_for((SHARE / f"at-{other}-{event}").exists, f"{event} on host {other}", limit_s=limit_s)

@@ -9,6 +9,7 @@ hardware.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -100,7 +101,21 @@ class Rping:
 
 
 def rping_client(remote: str, *, inside: tuple[str, ...] = IN_RNIC, limit_s: float = 40) -> bool:
-    """Two pings to `remote`; whether they came back. After a refusal rping would wait for ever."""
+    """Two pings to `remote`; whether they came back. After a refusal rping would wait for ever.
+
+    rping gives address and route 2 s each, which is little on a busy machine: it is asked again until they are found.
+    """
+    end = time.monotonic() + 3 * limit_s
+    while True:
+        answered, said = _rping_once(remote, inside, limit_s)
+        if not answered:
+            print(f"rping to {remote}: {said or 'silent until killed'}")
+        unresolved = "ADDR_ERROR" in said or "ROUTE_ERROR" in said
+        if answered or not unresolved or time.monotonic() > end:
+            return answered
+
+
+def _rping_once(remote: str, inside: tuple[str, ...], limit_s: float) -> tuple[bool, str]:
     host, _, port = remote.rpartition(":")
     words = ["stdbuf", "-oL", "-eL", "rping", "-c", "-a", host.strip("[]"), "-p", port, "-C", "2"]
     with subprocess.Popen(
@@ -115,17 +130,10 @@ def rping_client(remote: str, *, inside: tuple[str, ...] = IN_RNIC, limit_s: flo
                 said += process.stdout.read() or b""
             if b"error" in said or time.monotonic() > end:
                 process.kill()
-                print(f"rping to {remote}: {said.decode(errors='replace') or 'silent until killed'}")
-                return False
+                return False, said.decode(errors="replace")
             time.sleep(0.02)
-        return process.returncode == 0
-
-
-def reaches(remote: str, inside: tuple[str, ...]) -> bool:
-    """In one of two attempts: on a busy machine rping gives up resolving the address (2 s), and rdma-core's iwpmd is up
-    before it has its mappings back.
-    """
-    return rping_client(remote, inside=inside) or rping_client(remote, inside=inside)
+        said += process.stdout.read() or b""
+        return process.returncode == 0, said.decode(errors="replace")
 
 
 class RealWorld:
@@ -231,7 +239,19 @@ LISTENERS = ("10.9.0.2:7174", "[fd09::2]:7175")
 def interoperate(name: str, active: str, passive: str, inside: tuple[str, ...] = IN_RNIC) -> None:
     """Host A's mapper is `active`, B's is `passive` ("": ours); A connects to B over IPv4 and IPv6, then B's mapper is
     killed and started again, and A connects once more. Both hosts call this.
+
+    Ours is ready only when it has its mappings, so the first attempt has to succeed; rdma-core's opens its UDP port
+    first and refuses what it does not know yet, so it is asked until it knows.
     """
+
+    def connect() -> None:
+        for remote in LISTENERS:
+            ping = functools.partial(rping_client, remote, inside=inside)
+            if passive:
+                wait_for(ping, f"an answer of {remote}", limit_s=120)
+            else:
+                assert ping(), f"{remote}: {mapper.text()}\n{sh('dmesg | tail -40')}"
+
     if HOST == "B":
         mapper = Mapper(passive)
         in_stack = " ".join((*inside, "ss -ltnH"))
@@ -250,11 +270,9 @@ def interoperate(name: str, active: str, passive: str, inside: tuple[str, ...] =
     else:
         mapper = Mapper(active)
         there(f"{name}-listening")
-        for remote in LISTENERS:
-            assert reaches(remote, inside), f"{remote}: {mapper.text()}\n{sh('dmesg | tail -40')}"
+        connect()
         here(f"{name}-connected")
         there(f"{name}-restarted")
-        for remote in LISTENERS:
-            assert reaches(remote, inside), remote
+        connect()
         here(f"{name}-done")
         mapper.end()

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the tests that need a real RDMA kernel: each file of this folder in a virtual machine of its own.
 
-A file says how it wants to be run in a comment of its head: `# lab: --hosts 2 --timeout 300`. With two hosts both run
+A file says how it wants to be run in a comment of its head: `# lab: --hosts 2 --memory 2048`. With two hosts both run
 the same file and tell each other of their progress (`tests/lab/guest.py`). Files run side by side, as many as there are
 processors. The last line counts the tests.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-DEFAULT_TIMEOUT_S = 300
+DEFAULT_TIMEOUT_S = 900
 
 
 def main(words: list[str]) -> int:

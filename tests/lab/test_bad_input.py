@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: --timeout 400
 """What users meet when something is missing or wrong: one clear sentence, the right status, in time, no traceback."""
 
 from __future__ import annotations

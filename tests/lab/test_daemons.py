@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: --systemd --timeout 400
+# lab: --systemd
 """The unit files under a real systemd: start, readiness, journal, restart after kill -9 and after a hang, conflicts."""
 
 from __future__ import annotations

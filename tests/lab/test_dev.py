@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """`rdmactl dev` on a real kernel: soft-RoCE, soft-iWARP, other namespaces, and nothing at all."""
-# lab: --timeout 200
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded runs of iscsiadm on this machine's kernel: firmware, lost connections, names."""
 
-# lab: --timeout 600
-
 from __future__ import annotations
 
 import pytest

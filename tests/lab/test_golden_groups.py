@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recorded runs of iscsiadm on this machine's kernel: start-up groups, a daemon that is gone, safe logout."""
 
-# lab: --timeout 600
-
 from __future__ import annotations
 
 import pytest

@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: --timeout 400
 """Targets that are broken or mean, served over TCP to the real kernel: one clear failure in bounded time, and after
 each no session, host or endpoint is left in sysfs, and no word of trouble in the kernel log.
 """

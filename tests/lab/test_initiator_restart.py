@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: --timeout 600
 """kill -9 of iserd at random moments, under I/O that is verified: no error, no reconnect, and no setting lost."""
 
 from __future__ import annotations

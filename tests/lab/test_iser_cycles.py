@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """A thousand sessions one after the other, on each transport: memory stays flat, and no verbs object is left."""
-# lab: --timeout 900
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 
 The target answers from this process. What only a real one can do (writing to a wrong key) is in test_iser_session.py.
 """
-# lab: --timeout 400
 
 from __future__ import annotations
 

@@ -4,7 +4,6 @@
 It differs from LIO where initiators get it wrong: no private data in its reply, no padding, a command window that
 begins closed, a controller at LUN 0. All of its iSER is on port 3260 of every device.
 """
-# lab: --timeout 300
 
 from __future__ import annotations
 

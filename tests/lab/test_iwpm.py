@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """iwpmd on a real kernel, one host: the common scenarios, signals, and rdma-core's iwpmd as predecessor."""
 
-# lab: --timeout 400
-
 from __future__ import annotations
 
 import os

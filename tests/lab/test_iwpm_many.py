@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ten thousand live mappings and kill -9: every port is held meanwhile and comes back, and how soon. (Real time.)"""
 
-# lab: --timeout 600
-
 from __future__ import annotations
 
 import signal

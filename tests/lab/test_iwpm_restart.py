@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing is lost on a restart: many mappings, kill -9, upgrade, references, module reload. A keeper, no systemd."""
 
-# lab: --timeout 600
-
 from __future__ import annotations
 
 import os

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Safe from its own host and from the network: foreign HELLO, addresses served, storms, no ports, no descriptors."""
 
-# lab: --timeout 400
-
 from __future__ import annotations
 
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Two hosts with soft-iWARP as every kernel has it, which wants no port mapped: ours and rdma-core's in all roles."""
 
-# lab: --hosts 2 --timeout 400
+# lab: --hosts 2
 
 from __future__ import annotations
 

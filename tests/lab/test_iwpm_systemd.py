@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: --systemd --timeout 400
+# lab: --systemd
 """Claimed ports under a real systemd: in its descriptor store, and beyond its limit with the keeper's unit."""
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ Both hosts run this file. A connects (10.9.0.1), B listens (10.9.0.2). With this
 mapped port only: if a mapper is wrong, the connection is refused. Each time over IPv4 and IPv6.
 """
 
-# lab: --hosts 2 --timeout 400
+# lab: --hosts 2
 
 from __future__ import annotations
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """rdma_cm on a real kernel: `rdmactl iser ping` and the connections below it, over soft-RoCE and soft-iWARP."""
-# lab: --timeout 300
 
 from __future__ import annotations
 

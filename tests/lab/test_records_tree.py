@@ -1,5 +1,4 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: --timeout 400
 """The tree of files that we write, read by open-iscsi's own iscsiadm; and the tree that it writes, read by us.
 
 No session is made: the machine is here so that /etc/iscsi can be written to.

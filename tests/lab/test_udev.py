@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# lab: --systemd --timeout 300
+# lab: --systemd
 """Started by capability: udev asks the kernel what a new RDMA device is, and an iWARP device wants iwpmd."""
 
 from __future__ import annotations
