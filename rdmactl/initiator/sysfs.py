@@ -27,6 +27,7 @@ __all__ = [
     "SessionView",
     "TimeoutsView",
     "endpoints",
+    "followed",
     "host",
     "hosts",
     "names",
@@ -257,6 +258,14 @@ def read(path: str) -> str | None:
         os.close(descriptor)
 
 
+def followed(path: str) -> str | None:
+    """Where a path leads, all links followed; None when one of them vanishes meanwhile."""
+    try:
+        return os.path.realpath(path)
+    except OSError:  # between its look that says "a link" and its reading of it
+        return None
+
+
 def write(path: str, value: str) -> None:
     """Write one attribute, with the newline the kernel's parsers want. OSError as the kernel answers."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -280,9 +289,10 @@ def session_ids(root: str = "/sys") -> list[int]:
 
 def session(sid: int, root: str = "/sys") -> SessionView | None:
     """One session, or None when there is none with this sid."""
-    try:
-        path = os.path.realpath(f"{root}/class/iscsi_session/session{sid}")
-    except OSError:  # gone between realpath's look at the link and its reading of it
+    directory = f"{root}/class/iscsi_session"
+    try:  # one link to read: realpath would look at each directory on the way, a dozen calls for each session
+        path = os.path.normpath(os.path.join(directory, os.readlink(f"{directory}/session{sid}")))
+    except OSError:
         return None
     state = _string(f"{path}/state")
     host_name = os.path.basename(os.path.dirname(os.path.dirname(os.path.dirname(path))))
@@ -313,7 +323,7 @@ def session(sid: int, root: str = "/sys") -> SessionView | None:
 
 def session_of(path: str) -> int | None:
     """The sid a sysfs path leads through, such as that of a disk or a LUN; None when it is not of a session."""
-    for part in reversed(os.path.realpath(path).split("/")):
+    for part in reversed((followed(path) or "").split("/")):
         match = _SID.match(part)
         if match:
             return int(match[1])

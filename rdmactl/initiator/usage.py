@@ -67,7 +67,7 @@ def _swaps(proc: str) -> Iterator[str]:
     for line in list(_lines(f"{proc}/swaps"))[_HEADER_LINES:]:
         path = line.split()[0] if line.split() else ""
         if path.startswith("/dev/"):
-            yield os.path.basename(os.path.realpath(path))
+            yield os.path.basename(sysfs.followed(path) or path)
 
 
 def _lines(path: str) -> Iterable[str]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """rdmactl.initiator.sysfs against trees as the kernel lays them out."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,24 @@ def test_a_session_that_goes_while_it_is_read(tree: FakeSysfs) -> None:
     assert found.luns() == []
     assert found.timeouts() == sysfs.TimeoutsView(None, None, None, None)
     assert found.interface().ip_address is None
+
+
+def test_a_link_that_vanishes_while_it_is_followed(tree: FakeSysfs, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look that says "a link" and the reading of it, another process logs the session out."""
+    logged_in(tree, 1, 6)
+    tree.add_lun(1, 6, 0, "sdb")
+    disk = tree.root / "sdb"
+    disk.symlink_to(view(tree, 1).luns()[0].path + "/block/sdb")
+    followed = os.readlink
+
+    def vanish(path: str, **rest: int) -> str:
+        os.unlink(path)
+        return followed(path, **rest)
+
+    monkeypatch.setattr(os, "readlink", vanish)
+    assert sysfs.session_of(str(disk)) is None
+    assert sysfs.session(1, str(tree.root)) is None
+    assert sysfs.sessions(str(tree.root)) == []
 
 
 def test_secrets_are_not_in_the_repr(tree: FakeSysfs) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,24 @@ def test_swap(machine: Machine) -> None:
         "Filename Type Size Used Priority\n/dev/sda1 partition 1 0 -2\n/file f 1 0 -3\n"
     )
     assert machine.users() == ["sda1 is swap space"]
+
+
+def test_swap_that_is_switched_off_while_its_name_is_followed(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap = Path("/dev/shm") / f"swap-{tmp_path.name}-{os.getpid()}"
+    (machine.proc / "swaps").write_text(f"Filename Type Size Used Priority\n{swap} partition 1 0 -2\n")
+    followed = os.readlink
+
+    def vanish(path: str, **rest: int) -> str:
+        if path == str(swap):
+            swap.unlink()
+        return followed(path, **rest)
+
+    swap.symlink_to("/dev/sda1")
+    monkeypatch.setattr(os, "readlink", vanish)
+    assert machine.users() == []
+    assert not swap.is_symlink()
 
 
 def test_a_session_that_is_gone(machine: Machine) -> None:
