@@ -18,6 +18,7 @@ PACKAGES = {
     "rdmactl.netlink": "shell",
     "rdmactl.iwpm": "engine",
     "rdmactl.iscsi": "engine",
+    "rdmactl.isns": "engine",
     "rdmactl.initiator": "shell",
     "rdmactl.rdmacm": "shell",
     "rdmactl.records": "shell",
