@@ -14,7 +14,7 @@ from rdmactl.cli.iseradm_context import Exit
 from rdmactl.cli.iseradm_portal import ISNS_PORT, PortalOption, read_portal
 from rdmactl.errors import RdmactlError
 from rdmactl.records import operations
-from rdmactl.records.model import discovery_table
+from rdmactl.records.model import discovery_table, wire_record
 from rdmactl.records.operations import Changes, Found, RecordProblem
 from rdmactl.records.store import NodeId
 
@@ -285,7 +285,7 @@ def _findings(context: Context, record: Record, ifaces: Sequence[Record]) -> lis
 
 
 def _ask(context: Context, record: Record, iface: Record) -> list[Found]:
-    from rdmactl.cli.iseradm_login import ask_daemon, wire_record
+    from rdmactl.cli.iseradm_login import ask_daemon
 
     prefix = "discovery.sendtargets"
     tries = max(int(str(record[f"{prefix}.reopen_max"])), 0) + 1

@@ -133,13 +133,6 @@ def ask_daemon(context: Context, method: str, parameters: dict[str, Any], deadli
         return client.call(f"io.rdmactl.Initiator.{method}", {**parameters, "deadline_s": deadline_s})
 
 
-def wire_record(record: Record) -> dict[str, str]:
-    """A record as it travels: text, secrets included, nothing empty."""
-    from rdmactl.records.model import plain
-
-    return {key: plain(value) for key, value in record.items() if value}
-
-
 class _Work(NamedTuple):
     """One call for several objects; what to say of each before it, when it went well, and when it failed."""
 
@@ -161,6 +154,7 @@ class _Failure(NamedTuple):
 def _logins(asked: Sequence[Login], *, wait: bool) -> _Work:
     """Logins as work; those nobody waits for have nothing to say when they are done."""
     from rdmactl.cli.iseradm_print import node_text
+    from rdmactl.records.model import wire_record
 
     records = [wire_record(login.record) for login in asked]
     names = [node_text(login.node) for login in asked]

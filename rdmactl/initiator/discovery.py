@@ -76,8 +76,6 @@ class Discoveries:
         if request.transport == "iser":
             return await self._iser.attempt(request, max(0.0, end - self._lane.now()))
         done = await self._tcp_attempt(request, end)
-        for warning in done.warnings:
-            log.warning("discovery at %s: %s", request.portal, warning)
         targets = tuple(DiscoveredTarget(target.name, target.portals) for target in done.targets)
         return DiscoveryAnswer(targets, done.skipped, done.warnings)
 

@@ -104,13 +104,16 @@ class Dispatcher:
     async def call(self, name: str, function: Callable[[Any], Awaitable[T]], *, deadline_s: float) -> T:
         """Run `function(service)` in the lane of the service called `name` and return its result.
 
-        Raises what the function raises, Unavailable when the service is not running (or ends meanwhile), and
-        DeadlineExceeded, which cancels the function.
+        May be called on the main loop and on the loop of another service. Raises what the function raises, Unavailable
+        when the service is not running (or ends meanwhile), and DeadlineExceeded, which cancels the function.
         """
         supervisor = self._supervisors.get(name)
         if supervisor is None:
             raise Unavailable(f"this daemon does not run {name}", code="no-such-service")
-        return await supervisor.call(function, deadline_s)
+        calling = supervisor.call(function, deadline_s)
+        if self._loop is None or asyncio.get_running_loop() is self._loop:
+            return await calling
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(calling, self._loop))
 
     def trace(self, since: int) -> tuple[int, list[TraceEntry]]:
         """See `Tracer.since`; nothing if this dispatcher traces nothing."""

@@ -33,6 +33,7 @@ __all__ = [
     "node_table",
     "plain",
     "shown",
+    "wire_record",
 ]
 
 MASK = "********"
@@ -332,6 +333,11 @@ def shown(key: Key, value: Value, *, reveal: bool = False) -> str:
 def plain(value: Value) -> str:
     """A value's text, secrets included: for the daemon and the store."""
     return value.reveal() if isinstance(value, Secret) else value
+
+
+def wire_record(record: Record) -> dict[str, str]:
+    """A record as it travels to the daemon: text, secrets included, nothing empty."""
+    return {key: plain(value) for key, value in record.items() if value}
 
 
 def _convert_list(key: Key, text: str) -> tuple[str, list[str]]:

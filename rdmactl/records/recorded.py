@@ -13,7 +13,7 @@ from dataclasses import replace
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator.api import LoginRequest
 from rdmactl.initiator.sysfs import SessionView
-from rdmactl.records.model import plain
+from rdmactl.records.model import wire_record
 from rdmactl.records.requests import login_request
 from rdmactl.records.store import NodeId, Store
 
@@ -34,8 +34,7 @@ def recorded_request(view: SessionView, initiator_name: str, directory: str | No
     try:
         with Store(directory) as store:
             record = store.node(node)
-        wire = None if record is None else {key: plain(value) for key, value in record.items() if value}
-        request = None if wire is None else login_request(wire, initiator_name)
+        request = None if record is None else login_request(wire_record(record), initiator_name)
     except RdmactlError as error:
         log.warning("the record of session %d cannot be used: %s", view.sid, error)
         return None

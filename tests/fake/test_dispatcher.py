@@ -526,6 +526,21 @@ def test_calls_run_in_the_lane_and_bring_back_results_and_errors() -> None:
     dispatch(pair.dispatcher, scenario)
 
 
+def test_a_service_may_call_another_one() -> None:
+    pair = Pair(lambda server, received: None)
+
+    async def scenario() -> None:
+        async def where(service: Server) -> str:
+            return threading.current_thread().name
+
+        async def ask(service: Server) -> str:
+            return await pair.dispatcher.call("iwpm", where, deadline_s=DEADLINE_S)
+
+        assert await pair.dispatcher.call("iscsi", ask, deadline_s=DEADLINE_S) == "iwpm"
+
+    dispatch(pair.dispatcher, scenario)
+
+
 def test_a_call_has_a_deadline_and_is_cancelled_with_it() -> None:
     started, cancelled = threading.Event(), threading.Event()
     pair = Pair(lambda server, received: None)
