@@ -76,11 +76,13 @@ int completion_channel_fd(struct ibv_comp_channel *channel);
 int cq_create(struct ibv_context *context, int depth, struct ibv_comp_channel *channel, struct ibv_cq **out);
 int cq_destroy(struct ibv_cq *cq);
 int cq_acknowledge_and_arm(struct ibv_comp_channel *channel, struct ibv_cq *cq);
+int cq_take(struct ibv_comp_channel *channel, struct ibv_cq *cq, struct completion *out, int n);
 int cq_poll(struct ibv_cq *cq, struct completion *out, int n);
 const char *completion_status_text(int status);
 int qp_set_min_rnr_timer(struct rdma_cm_id *id, int timer);
-int qp_post_send(struct rdma_cm_id *id, uint64_t wr_id, void *address, uint32_t length, uint32_t lkey, int signaled);
-int qp_post_receives(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint64_t first, int n, uint32_t lkey);
+int qp_post_sends(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint32_t lkey,
+                  const char *slots_and_lengths, int n, int report_last);
+int qp_post_receives(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint32_t lkey, const char *slots, int n);
 
 int die_with_parent(void);
 """
@@ -363,7 +365,7 @@ static int cq_acknowledge_and_arm(struct ibv_comp_channel *channel, struct ibv_c
 
 #define BATCH 32
 
-/* How many were taken, at most 32. Only wr_id and status are defined unless status is 0. */
+/* How many were taken, at most BATCH. Only wr_id and status are defined unless status is 0. */
 static int cq_poll(struct ibv_cq *cq, struct completion *out, int n)
 {
     struct ibv_wc wc[BATCH];
@@ -380,6 +382,13 @@ static int cq_poll(struct ibv_cq *cq, struct completion *out, int n)
     return taken;
 }
 
+/* What is done when the channel's descriptor is readable, in one call: the order matters. */
+static int cq_take(struct ibv_comp_channel *channel, struct ibv_cq *cq, struct completion *out, int n)
+{
+    int rc = cq_acknowledge_and_arm(channel, cq);
+    return rc < 0 ? rc : cq_poll(cq, out, n);
+}
+
 static const char *completion_status_text(int status) { return ibv_wc_status_str(status); }
 
 static int qp_set_min_rnr_timer(struct rdma_cm_id *id, int timer)
@@ -388,25 +397,47 @@ static int qp_set_min_rnr_timer(struct rdma_cm_id *id, int timer)
     return id->qp ? code(ibv_modify_qp(id->qp, &attr, IBV_QP_MIN_RNR_TIMER)) : -EINVAL;
 }
 
-static int qp_post_send(struct rdma_cm_id *id, uint64_t wr_id, void *address, uint32_t length, uint32_t lkey,
-                        int signaled)
+#define SENT (1ULL << 32)
+
+/* One message for each pair (slot, length), packed as uint32_t; a slot's index, with SENT, is the wr_id. They go to the
+   device as a list, so that it is rung once. Only the last one is reported when it has succeeded, if at all. */
+static int qp_post_sends(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint32_t lkey,
+                         const char *slots_and_lengths, int n, int report_last)
 {
-    struct ibv_sge part = { .addr = (uintptr_t) address, .length = length, .lkey = lkey };
-    struct ibv_send_wr wr = {
-        .wr_id = wr_id, .sg_list = &part, .num_sge = 1, .opcode = IBV_WR_SEND,
-        .send_flags = signaled ? IBV_SEND_SIGNALED : 0,
-    }, *bad;
-    return id->qp ? code(ibv_post_send(id->qp, &wr, &bad)) : -EINVAL;
+    struct ibv_sge parts[BATCH];
+    struct ibv_send_wr list[BATCH], *bad;
+    if (!id->qp || n < 1 || n > BATCH)
+        return -EINVAL;
+    memset(list, 0, n * sizeof *list);
+    for (int i = 0; i < n; i++) {
+        uint32_t pair[2];
+        memcpy(pair, slots_and_lengths + i * sizeof pair, sizeof pair);
+        parts[i] = (struct ibv_sge) {
+            .addr = (uintptr_t) (base + (size_t) pair[0] * slot_bytes), .length = pair[1], .lkey = lkey,
+        };
+        list[i].wr_id = SENT | pair[0];
+        list[i].next = i + 1 < n ? &list[i + 1] : NULL;
+        list[i].sg_list = &parts[i];
+        list[i].num_sge = 1;
+        list[i].opcode = IBV_WR_SEND;
+    }
+    if (report_last)
+        list[n - 1].send_flags = IBV_SEND_SIGNALED;
+    return code(ibv_post_send(id->qp, list, &bad));
 }
 
-/* Slots first .. first + n - 1 of an arena; the slot's index is the wr_id. */
-static int qp_post_receives(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint64_t first, int n,
-                            uint32_t lkey)
+/* These slots of an arena, packed as uint32_t; a slot's index is the wr_id. */
+static int qp_post_receives(struct rdma_cm_id *id, char *base, uint32_t slot_bytes, uint32_t lkey, const char *slots,
+                            int n)
 {
     if (!id->qp)
         return -EINVAL;
-    for (uint64_t slot = first; slot < first + n; slot++) {
-        struct ibv_sge part = { .addr = (uintptr_t) (base + slot * slot_bytes), .length = slot_bytes, .lkey = lkey };
+    for (int i = 0; i < n; i++) {
+        uint32_t slot;
+        memcpy(&slot, slots + i * sizeof slot, sizeof slot);
+        struct ibv_sge part = {
+            .addr = (uintptr_t) (base + (size_t) slot * slot_bytes), .length = slot_bytes, .lkey = lkey,
+        };
         struct ibv_recv_wr wr = { .wr_id = slot, .sg_list = &part, .num_sge = 1 }, *bad;
         int rc = code(ibv_post_recv(id->qp, &wr, &bad));
         if (rc)

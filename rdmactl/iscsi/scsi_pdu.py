@@ -15,15 +15,17 @@ import struct
 from typing import NamedTuple
 
 from rdmactl.errors import PeerError
-from rdmactl.iscsi.pdu import Opcode, Pdu
+from rdmactl.iscsi.iser import ISER_HEADER_BYTES, wrap
+from rdmactl.iscsi.pdu import BHS_BYTES, Opcode, Pdu
 
-__all__ = ["CDB_BYTES", "ScsiCommand", "ScsiResponse", "sense_of"]
+__all__ = ["CDB_BYTES", "ScsiCommand", "ScsiResponse", "command_header", "good_answer", "sense_of"]
 
 CDB_BYTES = 16
 """A longer CDB needs an additional header segment, and none of ours is longer."""
 
 _COMMAND = struct.Struct("!BB2xI8sIIII16s")
 _RESPONSE = struct.Struct("!BBBBI8xI4xIII4xII")
+_ANSWER = struct.Struct(f"!{ISER_HEADER_BYTES}s8s8xI4xIII12x")
 _FINAL, _READ, _WRITE = 0x80, 0x40, 0x20
 _SIMPLE = 1  # task attribute: the target may reorder
 _OVERFLOW, _UNDERFLOW = 0x04, 0x02
@@ -44,9 +46,7 @@ class ScsiCommand(NamedTuple):
 
     def pdu(self) -> Pdu:
         """The PDU with this header; no data goes with it: the target fetches all of it."""
-        flags = _FINAL | _SIMPLE | (_READ if self.read else 0) | (_WRITE if self.write else 0)
-        numbers = (self.itt, self.expected_bytes, self.cmdsn, self.exp_statsn)
-        return Pdu(_COMMAND.pack(Opcode.SCSI_COMMAND, flags, 0, self.lun, *numbers, self.cdb))
+        return Pdu(command_header(*self))
 
     @classmethod
     def unpack(cls, header: bytes) -> ScsiCommand:
@@ -94,6 +94,31 @@ class ScsiResponse(NamedTuple):
                 f"a SCSI response with a residual of {self.residual} of {expected_bytes} bytes", code="iscsi-protocol"
             )
         return expected_bytes - self.residual
+
+
+def command_header(
+    itt: int, lun: bytes, cdb: bytes, expected_bytes: int, read: bool, write: bool, cmdsn: int, exp_statsn: int
+) -> bytes:
+    """The 48 bytes of a `ScsiCommand`; by itself because a queue of commands is spent on making them."""
+    flags = _FINAL | _SIMPLE | (_READ if read else 0) | (_WRITE if write else 0)
+    return _COMMAND.pack(Opcode.SCSI_COMMAND, flags, 0, lun, itt, expected_bytes, cmdsn, exp_statsn, cdb)
+
+
+_PLAIN = wrap(ScsiResponse(0).pdu())
+_PLAIN_HEADER, _PLAIN_HEAD = _PLAIN[:ISER_HEADER_BYTES], _PLAIN[ISER_HEADER_BYTES : ISER_HEADER_BYTES + 8]
+
+
+def good_answer(message: bytes) -> tuple[int, int, int, int] | None:
+    """Tag, StatSN, ExpCmdSN and MaxCmdSN of a whole iSER message that says GOOD and nothing more; None for any other.
+
+    Nearly all answers are this, and read this way they take a fifth of the time of `unwrap` and `ScsiResponse.unpack`.
+    """
+    if len(message) != ISER_HEADER_BYTES + BHS_BYTES:
+        return None
+    header, head, itt, statsn, exp_cmdsn, max_cmdsn = _ANSWER.unpack(message)
+    if head != _PLAIN_HEAD or header != _PLAIN_HEADER:
+        return None
+    return itt, statsn, exp_cmdsn, max_cmdsn
 
 
 def sense_of(data: bytes) -> bytes:

@@ -2,17 +2,19 @@
 """The full feature phase of an iSER session: commands, pings, numbering, logout. Engine ring.
 
 It begins where a login ended (`LoginDone`). Commands are given tags and numbers and go out while the target's window
-is open; those beyond wait in order. Output is `Outgoing` to be sent, or an event; exactly one of `LoggedOut` and
-`SessionFailed` ends a session, and with it every task that is not done.
+is open; those beyond wait in order. Output is a whole message to be sent (`bytes`), or an event; exactly one of
+`LoggedOut` and `SessionFailed` ends a session, and with it every task that is not done.
 
-    engine = SessionEngine(done, peer="...", now=now)
-    itt = engine.command(lun, cdb, now, deadline_s, read=buffer, read_bytes=4096)
-    ... engine.receive(header, data, now); engine.tick(now) at engine.wake_at()
+    engine = SessionEngine(done, peer="...")
+    itt = engine.command(lun, cdb, now, deadline_s, buffer=IserHeader(read=buffer).pack(), expected_bytes=4096)
+    ... engine.receive(message); engine.tick(now) at engine.wake_at()
     for item in engine.take_output(): ...
 
 Choices: a command that is late ends the session, because the target may write into its buffer until the connection is
 gone. A window that cannot be (MaxCmdSN below ExpCmdSN - 1, as tgt begins) counts as one command. StatSN is followed,
-not checked, as there is one connection and no recovery. A ping is immediate and does not wait for the window.
+not checked, as there is one connection and no recovery. A ping is immediate and does not wait for the window. What is
+done for every command of a full queue is kept short: tuples without names, the iSER header made once for each buffer,
+and one look at an answer that says nothing but GOOD.
 
 Not here: buffers and their registration (`rdmactl.rdmacm`), what commands mean (`scsi.py`), retries.
 Defined by RFC 7143 sections 4.2.2, 11.3, 11.4, 11.9, 11.18, 11.19 and RFC 7145 sections 5 and 7.
@@ -24,7 +26,7 @@ from collections import deque
 from typing import NamedTuple
 
 from rdmactl.errors import DeadlineExceeded, LocalError, PeerError, RdmactlError
-from rdmactl.iscsi.iser import IserHeader, RemoteBuffer
+from rdmactl.iscsi.iser import IserHeader, RemoteBuffer, unwrap, wrap
 from rdmactl.iscsi.login_model import LoginDone
 from rdmactl.iscsi.pdu import (
     ALL_ONES,
@@ -41,12 +43,13 @@ from rdmactl.iscsi.pdu import (
     decode,
     next_serial,
 )
-from rdmactl.iscsi.scsi_pdu import ScsiCommand, ScsiResponse, sense_of
+from rdmactl.iscsi.scsi_pdu import ScsiResponse, command_header, good_answer, sense_of
+from rdmactl.iscsi.sense import GOOD
 
 __all__ = [
+    "NO_BUFFER",
     "CommandDone",
     "LoggedOut",
-    "Outgoing",
     "PingDone",
     "SessionEngine",
     "SessionEvent",
@@ -57,13 +60,6 @@ _OPCODE_MASK = 0x3F
 _SERIAL_HALF = 1 << 31
 _TARGET_FAILURE = 1
 _FIRST_ITT, _LAST_ITT = 1, 0xFFFFFFF0
-
-
-class Outgoing(NamedTuple):
-    """One message for the target."""
-
-    pdu: Pdu
-    header: IserHeader
 
 
 class CommandDone(NamedTuple):
@@ -93,11 +89,17 @@ class SessionFailed(NamedTuple):
 
 SessionEvent = CommandDone | PingDone | LoggedOut | SessionFailed
 
+_Task = tuple[float, int, int]
+"""Deadline, first byte of the CDB (or `_PING`), expected bytes."""
 
-class _Task(NamedTuple):
-    what: str
-    deadline: float
-    expected_bytes: int = 0
+_PING = -1
+NO_BUFFER = IserHeader().pack()
+"""Of a command without data."""
+_DIRECTIONS = {NO_BUFFER[0]: (False, False)} | {
+    IserHeader(write, read).pack()[0]: (read is not None, write is not None)
+    for write, read in ((None, RemoteBuffer(0, 0)), (RemoteBuffer(0, 0), None))
+}
+"""Whether a command reads and writes, by the first byte of its iSER header."""
 
 
 class SessionEngine:
@@ -111,8 +113,8 @@ class SessionEngine:
         self._window(login.exp_cmdsn, login.max_cmdsn)
         self._itt = _FIRST_ITT
         self._tasks: dict[int, _Task] = {}
-        self._waiting: deque[tuple[int, bytes, bytes, int, IserHeader]] = deque()
-        self._output: list[Outgoing | SessionEvent] = []
+        self._waiting: deque[tuple[int, bytes, bytes, int, bytes]] = deque()
+        self._output: list[bytes | SessionEvent] = []
         self._logout: tuple[int, float] | None = None
         self.ended = False
 
@@ -134,17 +136,16 @@ class SessionEngine:
         now: float,
         deadline_s: float,
         *,
-        read: RemoteBuffer | None = None,
-        write: RemoteBuffer | None = None,
+        buffer: bytes = NO_BUFFER,
         expected_bytes: int = 0,
     ) -> int:
-        """Begin a command; its tag. `read`: the target writes into it; `write`: the target reads from it."""
+        """Begin a command; its tag. `buffer` is a packed `IserHeader`, which says what the target may read or write."""
         self._require_open()
-        if read is not None and write is not None:
+        if buffer[0] not in _DIRECTIONS:
             raise LocalError("a command that reads and writes is not supported")
         itt = self._new_itt()
-        self._tasks[itt] = _Task(f"command {cdb[0]:#04x}", now + deadline_s, expected_bytes)
-        self._waiting.append((itt, lun, cdb, expected_bytes, IserHeader(write, read)))
+        self._tasks[itt] = now + deadline_s, cdb[0], expected_bytes
+        self._waiting.append((itt, lun, cdb, expected_bytes, buffer))
         self._send_waiting()
         return itt
 
@@ -152,7 +153,7 @@ class SessionEngine:
         """Send a NOP-Out; its tag."""
         self._require_open()
         itt = self._new_itt()
-        self._tasks[itt] = _Task("ping", now + deadline_s)
+        self._tasks[itt] = now + deadline_s, _PING, 0
         self._send(NopOut(itt, cmdsn=self._cmdsn, exp_statsn=self._exp_statsn).pdu())
         return itt
 
@@ -163,15 +164,20 @@ class SessionEngine:
         self._logout = itt, now + deadline_s
         self._send(LogoutRequest(itt, cmdsn=self._cmdsn, exp_statsn=self._exp_statsn).pdu())
 
-    def receive(self, header: bytes, data: bytes, now: float) -> None:
-        """Take one PDU of the target; ignored once the session ended."""
+    def receive(self, message: bytes) -> None:
+        """Take one message of the target; ignored once the session ended."""
         if self.ended:
             return
         try:
-            if header[0] & _OPCODE_MASK == Opcode.SCSI_RESPONSE:
-                self._on_response(ScsiResponse.unpack(header), data)
+            good = good_answer(message)
+            if good is not None:
+                self._on_good(*good)
+                return
+            pdu = unwrap(message)
+            if pdu.header[0] & _OPCODE_MASK == Opcode.SCSI_RESPONSE:
+                self._on_response(ScsiResponse.unpack(pdu.header), pdu.data)
             else:
-                self._on_other(header, data)
+                self._on_other(*pdu)
         except PeerError as error:
             self.fail(PeerError(f"{self.peer}: {error.message}", hint=error.hint, code=error.code))
 
@@ -182,15 +188,15 @@ class SessionEngine:
         if self._logout is not None and now >= self._logout[1]:
             self._end(LoggedOut())  # a courtesy: the connection is taken down in any case
             return
-        late = next((task for task in self._tasks.values() if now >= task.deadline), None)
+        late = next((task for task in self._tasks.values() if now >= task[0]), None)
         if late is not None:
-            self.fail(DeadlineExceeded(f"{self.peer} did not answer a {late.what} in time"))
+            self.fail(DeadlineExceeded(f"{self.peer} did not answer a {_words(late)} in time"))
 
     def wake_at(self) -> float | None:
         """When `tick` is to be called."""
         if self.ended:
             return None
-        times = [task.deadline for task in self._tasks.values()]
+        times = [deadline for deadline, _, _ in self._tasks.values()]
         if self._logout is not None:
             times.append(self._logout[1])
         return min(times, default=None)
@@ -206,26 +212,35 @@ class SessionEngine:
         """End the session with `error`; harmless when it has ended."""
         self._end(SessionFailed(error))
 
-    def take_output(self) -> list[Outgoing | SessionEvent]:
+    def take_output(self) -> list[bytes | SessionEvent]:
         """Messages to send and events, in order."""
         output, self._output = self._output, []
         return output
 
     # Receiving
 
+    def _on_good(self, itt: int, statsn: int, exp_cmdsn: int, max_cmdsn: int) -> None:
+        _, _, expected_bytes = self._answered(itt)
+        self._follow(statsn, exp_cmdsn, max_cmdsn)
+        self._output.append(CommandDone(itt, GOOD, expected_bytes, b""))
+        self._send_waiting()
+
     def _on_response(self, response: ScsiResponse, data: bytes) -> None:
-        task = self._tasks.pop(response.itt, None)
-        if task is None:
-            raise PeerError(f"a SCSI response with the foreign task tag {response.itt:#x}", code="iscsi-protocol")
+        task = self._answered(response.itt)
         self._follow(response.statsn, response.exp_cmdsn, response.max_cmdsn)
         if response.response:
             failure = response.response == _TARGET_FAILURE
             words = "target failure" if failure else f"response {response.response:#04x}"
-            raise PeerError(f"{task.what} was not carried out: {words}", code="iscsi-response")
-        moved = response.moved_bytes(task.expected_bytes)
-        sense = sense_of(data) if data else b""
-        self._output.append(CommandDone(response.itt, response.status, moved, sense))
+            raise PeerError(f"{_words(task)} was not carried out: {words}", code="iscsi-response")
+        moved = response.moved_bytes(task[2])
+        self._output.append(CommandDone(response.itt, response.status, moved, sense_of(data)))
         self._send_waiting()
+
+    def _answered(self, itt: int) -> _Task:
+        task = self._tasks.pop(itt, None)
+        if task is None:
+            raise PeerError(f"a SCSI response with the foreign task tag {itt:#x}", code="iscsi-protocol")
+        return task
 
     def _on_other(self, header: bytes, data: bytes) -> None:
         message = decode(header)
@@ -277,14 +292,14 @@ class SessionEngine:
 
     def _send_waiting(self) -> None:
         while self._waiting and self.open_window:
-            itt, lun, cdb, expected_bytes, header = self._waiting.popleft()
-            directions = header.read is not None, header.write is not None
-            command = ScsiCommand(itt, lun, cdb, expected_bytes, *directions, self._cmdsn, self._exp_statsn)
+            itt, lun, cdb, expected_bytes, buffer = self._waiting.popleft()
+            read, write = _DIRECTIONS[buffer[0]]
+            header = command_header(itt, lun, cdb, expected_bytes, read, write, self._cmdsn, self._exp_statsn)
             self._cmdsn = next_serial(self._cmdsn)
-            self._output.append(Outgoing(command.pdu(), header))
+            self._output.append(buffer + header)
 
     def _send(self, pdu: Pdu) -> None:
-        self._output.append(Outgoing(pdu, IserHeader()))
+        self._output.append(wrap(pdu))
 
     def _new_itt(self) -> int:
         itt = self._itt
@@ -301,3 +316,8 @@ class SessionEngine:
             self._tasks.clear()
             self._waiting.clear()
             self._output.append(event)
+
+
+def _words(task: _Task) -> str:
+    """What was asked, for an error."""
+    return "ping" if task[1] == _PING else f"command {task[1]:#04x}"

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from rdmactl.errors import LocalError, PeerError, RdmactlError
@@ -167,26 +167,26 @@ class Connection:
         await self.close()
 
     @property
-    def can_send(self) -> bool:
-        """Whether `post` would find the connection up and a slot free."""
-        up = self.failure is None and self.state in (State.UP, State.SUSPECT)
-        return up and self._endpoint is not None and self._endpoint.can_send
+    def room(self) -> int:
+        """How many messages `post` would take now; 0 when the connection is not up."""
+        up = self.failure is None and (self.state is State.UP or self.state is State.SUSPECT)
+        return self._endpoint.room if up and self._endpoint is not None else 0
 
     async def send(self, message: bytes) -> None:
         """Send one message; waits for a free slot, not for its arrival."""
         while True:
             self._require_up()
-            if self.can_send:
+            if self.room:
                 break
             await self._changed()
-        self.post(message)
+        self.post((message,))
 
-    def post(self, message: bytes, *, quiet: bool = False) -> None:
-        """Send one message at once; `can_send` says whether that is possible. `quiet`: see `Endpoint.send`."""
+    def post(self, messages: Sequence[bytes], *, quiet: bool = False) -> None:
+        """Send messages at once, as many as there is `room` for, at most `BATCH`. `quiet`: see `Endpoint.send`."""
         self._require_up()
         assert self._endpoint is not None
         try:
-            self._endpoint.send(message, quiet=quiet)
+            self._endpoint.send(messages, quiet=quiet)
         except RdmactlError as error:
             self._fail(error)
             raise
@@ -305,25 +305,22 @@ class Connection:
         if self._endpoint is None or self._completion_fd < 0:
             return
         try:
-            for completion in self._endpoint.completions():
-                if completion.status:
-                    self._completed_badly(completion.status)
-                elif completion.with_invalidate:
-                    self._fail(failures.completion_failed(self.peer, 9))
-                elif completion.data is not None:
-                    self._received(completion.data)
+            messages, failed = self._endpoint.completions()
+            if messages:
+                self._received(messages)
+            for status in failed:
+                self._completed_badly(status)
         except RdmactlError as error:
             self._loop.remove_reader(self._completion_fd)
             self._completion_fd = -1
             self._fail(error)
         self._wake()
 
-    def _received(self, message: bytes) -> None:
-        if len(self._inbox) >= self._inbox_max:
-            self._fail(PeerError(f"{self.peer} sent {self._inbox_max} messages nobody asked for"))
-            return
-        self._inbox.append(message)
-        if self.state is not State.UP:
+    def _received(self, messages: list[bytes]) -> None:
+        self._inbox.extend(messages)
+        if len(self._inbox) > self._inbox_max:
+            self._fail(PeerError(f"{self.peer} sent {len(self._inbox)} messages nobody asked for"))
+        elif self.state is not State.UP:
             self._move(Own.ALIVE)
 
     def _completed_badly(self, status: int) -> None:

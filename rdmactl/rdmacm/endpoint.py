@@ -12,21 +12,23 @@ Order of making and freeing, and the sizes: rdma_create_qp(3), ibv_create_cq(3),
 from __future__ import annotations
 
 import mmap
-from collections import deque
-from collections.abc import Iterator
+import struct
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from rdmactl.errors import LocalError
-from rdmactl.iscsi.iser import RemoteBuffer
+from rdmactl.iscsi.iser import IserHeader, RemoteBuffer
 from rdmactl.rdmacm import failures, library
 
-__all__ = ["DISCOVERY", "Arena", "Completion", "Endpoint", "Sizes", "session_sizes"]
+__all__ = ["BATCH", "DISCOVERY", "Arena", "Completions", "Endpoint", "Sizes", "session_sizes"]
+
+BATCH = 32
+"""Completions taken, and messages posted, in one call."""
 
 _SEND = 1 << 32
-_BATCH = 32
-_QUIET_SHARE = 4
-"""A quarter of the send slots may be waiting for the next send that is reported."""
+_COMPLETION = struct.Struct("=QiIIi")  # struct completion of _cffi_build.py
+_REMOTE_INVALID_REQUEST = 9  # IBV_WC_REM_INV_REQ_ERR
 
 _HEADERS_BYTES = 76  # iSER header (28) and basic header segment (48)
 
@@ -57,15 +59,15 @@ _UNASKED = 4  # receives for what a target says unasked: NOP-In, Async, Reject
 def session_sizes(depth: int) -> Sizes:
     """For a normal session with `depth` commands in flight: every answer finds a receive, and a few more do."""
     slot = _HEADERS_BYTES + _LOGIN_DATA_BYTES
-    return Sizes(receive_bytes=slot, receives=depth + _UNASKED, send_bytes=slot, sends=depth + _UNASKED)
+    # Twice as many to send from: while one half is under way unreported, the other one is filled.
+    return Sizes(receive_bytes=slot, receives=depth + _UNASKED, send_bytes=slot, sends=2 * (depth + _UNASKED))
 
 
-class Completion(NamedTuple):
-    """A finished work request; `data` is the message when one was received. `status` 0 is success."""
+class Completions(NamedTuple):
+    """What has finished: the messages received, in order, and the status of each work request that failed."""
 
-    status: int
-    data: bytes | None
-    with_invalidate: bool
+    messages: list[bytes]
+    failed: list[int]
 
 
 class Arena:
@@ -76,19 +78,26 @@ class Arena:
         self.slot_bytes = slot_bytes
         self._memory = mmap.mmap(-1, slots * slot_bytes)
         self._buffer = module.ffi.from_buffer(self._memory, require_writable=True)
+        self.start: library.Handle = module.ffi.cast("char *", self._buffer)
         out = module.ffi.new("struct ibv_mr **")
         self.rc: int = module.lib.mr_register(pd, self._buffer, len(self._memory), access, out)
         self._mr = out[0] if self.rc == 0 else None
         self.lkey: int = module.lib.mr_lkey(self._mr) if self._mr else 0
 
     @cached_property
+    def read_header(self) -> bytes:
+        """The iSER header of a command whose target writes into it."""
+        return IserHeader(read=self.remote).pack()
+
+    @cached_property
+    def write_header(self) -> bytes:
+        """The iSER header of a command whose target reads from it."""
+        return IserHeader(write=self.remote).pack()
+
+    @cached_property
     def remote(self) -> RemoteBuffer:
         """How a peer names the first byte of it."""
-        return RemoteBuffer(self._module.lib.mr_rkey(self._mr), int(self._module.ffi.cast("uintptr_t", self.base())))
-
-    def base(self, slot: int = 0) -> library.Handle:
-        """The address of a slot."""
-        return self._module.ffi.cast("char *", self._buffer) + slot * self.slot_bytes
+        return RemoteBuffer(self._module.lib.mr_rkey(self._mr), int(self._module.ffi.cast("uintptr_t", self.start)))
 
     def read(self, slot: int, length: int) -> bytes:
         start = slot * self.slot_bytes
@@ -118,15 +127,16 @@ class Endpoint:
         self._cq: library.Handle = None
         self._has_qp = False
         self._arenas: list[Arena] = []
-        self._out = self._ffi.new("struct completion[]", _BATCH)
+        self._out = self._ffi.new("struct completion[]", BATCH)
+        self._taken = self._ffi.buffer(self._out)
         try:
             self._build(self._lib.cm_context(id))
         except BaseException:
             self.free()
             raise
-        self._free_sends = deque(range(sizes.sends))
-        self._under_way: deque[tuple[int, int]] = deque()  # slots in the order they were sent, and bytes to wipe
-        self._unreported = 0
+        # The send slots are a ring: those under way begin at `_oldest`.
+        self._oldest = self._under_way = self._unreported = 0
+        self._wipe: dict[int, int] = {}
 
     @property
     def fd(self) -> int:
@@ -135,31 +145,38 @@ class Endpoint:
         return fd
 
     @property
-    def can_send(self) -> bool:
-        """Whether a send slot is free."""
-        return bool(self._free_sends)
+    def room(self) -> int:
+        """How many messages can be sent now."""
+        return self._sizes.sends - self._under_way
 
-    def send(self, message: bytes, *, quiet: bool = False) -> None:
-        """Post one message. LocalError when it does not fit or no slot is free.
+    def send(self, messages: Sequence[bytes], *, quiet: bool = False) -> None:
+        """Post messages, at most `BATCH`. LocalError when one does not fit, or there is not enough `room`.
 
-        A `quiet` one may be reported as sent together with later ones, which saves most completions; its slot is not
-        wiped.
+        `quiet` ones are reported as sent when half of the slots wait for that, which saves most completions, each of
+        which may wake the process; their slots are not wiped.
         """
-        if len(message) > self._sizes.send_bytes:
-            raise LocalError(f"a message of {len(message)} bytes does not fit the {self._sizes.send_bytes} of a slot")
-        if not self._free_sends:
+        count, slots, slot_bytes = len(messages), self._sizes.sends, self._sizes.send_bytes
+        if count > self.room:
             raise LocalError("all send slots are in use")
-        slot = self._free_sends.popleft()
-        self._transmit.write(slot, message)
-        signaled = not quiet or self._unreported >= self._sizes.sends // _QUIET_SHARE
-        self._unreported = 0 if signaled else self._unreported + 1
-        self._under_way.append((slot, 0 if quiet else len(message)))
-        base = self._transmit.base(slot)
-        rc = self._lib.qp_post_send(self._id, _SEND | slot, base, len(message), self._transmit.lkey, int(signaled))
-        if rc < 0:
-            self._under_way.pop()
-            self._free_sends.append(slot)
-            self._check(rc, "ibv_post_send")
+        pairs: list[int] = []
+        slot = (self._oldest + self._under_way) % slots
+        for message in messages:
+            if len(message) > slot_bytes:
+                raise LocalError(f"a message of {len(message)} bytes does not fit the {slot_bytes} of a slot")
+            self._transmit.write(slot, message)
+            if not quiet:
+                self._wipe[slot] = len(message)
+            pairs += (slot, len(message))
+            slot = (slot + 1) % slots
+        self._under_way += count
+        self._unreported += count
+        report = not quiet or self._unreported > slots // 2
+        if report:
+            self._unreported = 0
+        packed = struct.pack(f"={2 * count}I", *pairs)
+        arena = self._transmit
+        rc = self._lib.qp_post_sends(self._id, arena.start, arena.slot_bytes, arena.lkey, packed, count, int(report))
+        self._check(rc, "ibv_post_send")
 
     def share(self, size_bytes: int, *, writable: bool) -> Arena:
         """Memory the peer may use: write into it when `writable`, else read from it. It lasts as long as the endpoint.
@@ -169,18 +186,20 @@ class Endpoint:
         access = self._lib.LOCAL_WRITE | self._lib.REMOTE_WRITE if writable else self._lib.REMOTE_READ
         return self._arena(1, size_bytes, access)
 
-    def completions(self) -> Iterator[Completion]:
+    def completions(self) -> Completions:
         """Everything that has completed. Arms first and polls afterwards: the other order loses wake-ups.
 
-        A receive slot is copied out and posted again before its message is handed on, so the peer never runs dry
+        Receive slots are copied out and posted again before their messages are handed on, so the peer never runs dry
         while a handler works.
         """
-        self._check(self._lib.cq_acknowledge_and_arm(self._comp_channel, self._cq), "ibv_req_notify_cq")
-        while True:
-            taken = self._check(self._lib.cq_poll(self._cq, self._out, _BATCH), "ibv_poll_cq")
-            yield from self._batch(taken)
-            if taken < _BATCH:
-                return
+        found = Completions([], [])
+        taken = self._lib.cq_take(self._comp_channel, self._cq, self._out, BATCH)
+        while self._check(taken, "ibv_poll_cq"):
+            self._sort(taken, found)
+            if taken < BATCH:
+                break
+            taken = self._lib.cq_poll(self._cq, self._out, BATCH)
+        return found
 
     def free(self) -> None:
         """Give everything back, in the only order that never blocks. Harmless when called twice."""
@@ -221,7 +240,7 @@ class Endpoint:
         self._has_qp = True
         self._receive = self._arena(sizes.receives, sizes.receive_bytes, self._lib.LOCAL_WRITE)
         self._transmit = self._arena(sizes.sends, sizes.send_bytes, 0)
-        self._check(self._post(0, sizes.receives), "ibv_post_recv")
+        self._check(self._post(range(sizes.receives)), "ibv_post_recv")
 
     def _make(
         self, pointer: str, operation: str, function: library.Handle, *arguments: library.Handle
@@ -238,37 +257,40 @@ class Endpoint:
         self._arenas.append(arena)
         return arena
 
-    def _post(self, first: int, count: int) -> int:
-        arena = self._receive
-        rc: int = self._lib.qp_post_receives(self._id, arena.base(), arena.slot_bytes, first, count, arena.lkey)
+    def _post(self, slots: Sequence[int]) -> int:
+        arena, count = self._receive, len(slots)
+        packed = struct.pack(f"={count}I", *slots)
+        rc: int = self._lib.qp_post_receives(self._id, arena.start, arena.slot_bytes, arena.lkey, packed, count)
         return rc
 
-    def _batch(self, taken: int) -> list[Completion]:
-        """What was polled, without the sends that succeeded: those only give back their slots."""
-        batch = []
-        for index in range(taken):
-            raw = self._out[index]
-            wr_id, status, data = raw.wr_id, raw.status, None
+    def _sort(self, taken: int, found: Completions) -> None:
+        """Put what was polled where it belongs; sends that succeeded only give back their slots."""
+        received = []
+        for wr_id, status, length, _, invalidated in _COMPLETION.iter_unpack(self._taken[: taken * _COMPLETION.size]):
             if wr_id & _SEND:
                 self._sent(wr_id & (_SEND - 1))
-                if status == 0:
-                    continue
             elif status == 0:
-                data = self._receive.read(wr_id, raw.byte_len)
-                # Fails only on a queue pair that is in error already: what came before that is still to be read.
-                self._post(wr_id, 1)
-            batch.append(Completion(status, data, bool(raw.with_invalidate)))
-        return batch
+                received.append(wr_id)
+                if invalidated:  # what iSER's private data does not allow
+                    found.failed.append(_REMOTE_INVALID_REQUEST)
+                else:
+                    found.messages.append(self._receive.read(wr_id, length))
+            if status:
+                found.failed.append(status)
+        if received:
+            # Fails only on a queue pair that is in error already: what came before that is still to be read.
+            self._post(received)
 
     def _sent(self, slot: int) -> None:
         """This slot, and those sent before it, are ours again. They may have held a CHAP response: do not keep it."""
-        while self._under_way:
-            done, wipe_bytes = self._under_way.popleft()
+        slots = self._sizes.sends
+        done = (slot - self._oldest) % slots + 1
+        for place in range(self._oldest, self._oldest + done) if self._wipe else ():
+            wipe_bytes = self._wipe.pop(place % slots, 0)
             if wipe_bytes:
-                self._transmit.write(done, bytes(wipe_bytes))
-            self._free_sends.append(done)
-            if done == slot:
-                return
+                self._transmit.write(place % slots, bytes(wipe_bytes))
+        self._oldest = (slot + 1) % slots
+        self._under_way -= done
 
     def _check(self, rc: int, operation: str) -> int:
         if rc < 0:

@@ -18,7 +18,6 @@ from rdmactl.errors import LocalError, PeerError
 from rdmactl.iscsi import scsi
 from rdmactl.iscsi.sense import BUSY, GOOD, TASK_SET_FULL, parse_sense, status_words
 from rdmactl.iscsi.session import CommandDone
-from rdmactl.rdmacm.endpoint import Arena
 from rdmactl.rdmacm.latency import Latencies
 from rdmactl.rdmacm.luns import ask, capacity
 from rdmactl.rdmacm.report import Measured, Plan
@@ -64,7 +63,8 @@ class _Run:
         self._places = size.blocks // self._blocks
         if not self._places:
             raise LocalError(f"the unit is smaller than {plan.block_bytes} bytes")
-        self._random = random.Random(_SEED)
+        self._random = random.Random(_SEED).random
+        self._make_cdb = scsi.write_blocks if plan.write else scsi.read_blocks
         self._next = 0
         self._begun = self._end = 0.0
         self._commands = self._under_way = 0
@@ -75,9 +75,8 @@ class _Run:
     async def measure(self, progress: Callable[[Measured], None]) -> Measured:
         self._begun = self._loop.time()
         self._end = self._begun + self._plan.duration_s
-        buffers = [self._buffer() for _ in range(self._plan.depth)]
-        for buffer in buffers:
-            self._issue(buffer)
+        for turn in [_Turn(self, self._buffer()) for _ in range(self._plan.depth)]:
+            self.issue(turn)
         while not self._finished.done():
             done, _ = await asyncio.wait(
                 (self._finished, self._session.ended), timeout=_PROGRESS_S, return_when=asyncio.FIRST_COMPLETED
@@ -90,40 +89,37 @@ class _Run:
             raise self._failure
         return self._measured(self._loop.time())
 
-    def _buffer(self) -> Arena:
+    def _buffer(self) -> bytes:
+        """The header that names a new buffer to the target."""
         buffer = self._session.share(self._plan.block_bytes, writable=not self._plan.write)
-        if self._plan.write:
-            buffer.write(0, random.Random(_SEED).randbytes(self._plan.block_bytes))
-        return buffer
+        if not self._plan.write:
+            return buffer.read_header
+        buffer.write(0, random.Random(_SEED).randbytes(self._plan.block_bytes))
+        return buffer.write_header
 
-    def _issue(self, buffer: Arena) -> None:
+    def issue(self, turn: _Turn) -> None:
+        """Begin the next command, with this buffer."""
         if self._plan.sequential:
             place = self._next % self._places
             self._next += 1
         else:
-            place = int(self._random.random() * self._places)
-        make = scsi.write_blocks if self._plan.write else scsi.read_blocks
-        begun = self._loop.time()
+            place = int(self._random() * self._places)
+        cdb = self._make_cdb(place * self._blocks, self._blocks)
+        turn.begun = self._loop.time()
         self._under_way += 1
-        self._session.submit(
-            self._lun,
-            make(place * self._blocks, self._blocks),
-            lambda event: self._done(event, buffer, begun),
-            buffer=buffer,
-            size_bytes=self._plan.block_bytes,
-            writable=not self._plan.write,
-        )
+        self._session.submit(self._lun, cdb, turn.done, buffer=turn.header, size_bytes=self._plan.block_bytes)
 
-    def _done(self, event: CommandDone, buffer: Arena, begun: float) -> None:
+    def answered(self, event: CommandDone, turn: _Turn) -> None:
+        """Count it, and begin the next one."""
         now = self._loop.time()
         self._under_way -= 1
         if event.status == GOOD and event.moved_bytes == self._plan.block_bytes:
             self._commands += 1
-            self._latencies.add(now - begun)
+            self._latencies.add(now - turn.begun)
         elif not self._again(event):
             self._failure = self._failure or self._failed(event)
         if now < self._end and self._failure is None:
-            self._issue(buffer)
+            self.issue(turn)
         elif not self._under_way and not self._finished.done():
             self._finished.set_result(None)
 
@@ -141,3 +137,17 @@ class _Run:
     def _measured(self, now: float) -> Measured:
         moved = self._commands * self._plan.block_bytes
         return Measured(self._commands, moved, now - self._begun, self._latencies.summary())
+
+
+class _Turn:
+    """One of the commands under way: the buffer it uses, as the iSER header names it, and when it was begun."""
+
+    __slots__ = ("_run", "begun", "header")
+
+    def __init__(self, run: _Run, header: bytes) -> None:
+        self._run, self.header = run, header
+        self.begun = 0.0
+
+    def done(self, event: CommandDone) -> None:
+        """The target has answered."""
+        self._run.answered(event, self)

@@ -13,18 +13,18 @@ Not here: the login (`login.py`), what commands mean (`rdmactl.iscsi.scsi`), blo
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from rdmactl.errors import LocalError, PeerError, RdmactlError
-from rdmactl.iscsi.iser import unwrap, wrap
 from rdmactl.iscsi.login_model import LoginDone
 from rdmactl.iscsi.negotiation import NegotiatedParameters
 from rdmactl.iscsi.sense import GOOD, Sense, parse_sense, status_words
-from rdmactl.iscsi.session import CommandDone, LoggedOut, Outgoing, PingDone, SessionEngine, SessionFailed
+from rdmactl.iscsi.session import NO_BUFFER, CommandDone, LoggedOut, PingDone, SessionEngine, SessionFailed
 from rdmactl.rdmacm.connection import Connection
-from rdmactl.rdmacm.endpoint import Arena
+from rdmactl.rdmacm.endpoint import BATCH, Arena
 
 __all__ = ["TRANSFER_BYTES_MAX", "Completed", "Result", "Session"]
 
@@ -55,14 +55,6 @@ class Result(NamedTuple):
 Completed = Callable[[CommandDone], None]
 
 
-class _Command(NamedTuple):
-    buffer: Arena | None
-    own: bool
-    """Whether the buffer is one of the session's, to be given back."""
-    writable: bool
-    done: Completed
-
-
 class Session:
     """A session that is logged in. Use it as an asynchronous context manager, or `close` it, always.
 
@@ -79,15 +71,16 @@ class Session:
         self.failure: RdmactlError | None = None
         self._loop = asyncio.get_running_loop()
         self._engine = SessionEngine(login, peer=f"{target} at {connection.peer}")
-        self._commands: dict[int, _Command] = {}
+        self._commands: dict[int, Completed] = {}
         self._pings: dict[int, asyncio.Future[None]] = {}
         self._waiters: set[asyncio.Future[Result]] = set()
-        self._outbox: deque[Outgoing] = deque()
+        self._outbox: deque[bytes] = deque()
         self._buffers: dict[tuple[int, bool], list[Arena]] = {}
         self._places = asyncio.Semaphore(depth)
         self.ended: asyncio.Future[None] = self._loop.create_future()
         """Done when the session has ended, for whatever reason; `failure` is set when it was one."""
         self._timer: asyncio.TimerHandle | None = None
+        self._wake_at = math.inf
         self._busy = self._leaving = False
         connection.on_change = self._changed
 
@@ -121,7 +114,7 @@ class Session:
         begin = self._loop.time()
         answer: asyncio.Future[None] = self._loop.create_future()
         self._pings[self._engine.ping(begin, deadline_s)] = answer
-        self._watch_clock(deadline_s)
+        self._watch_clock(begin + deadline_s)
         self._changed()
         await answer
         return self._loop.time() - begin
@@ -132,29 +125,20 @@ class Session:
         cdb: bytes,
         done: Completed,
         *,
-        buffer: Arena | None = None,
+        buffer: bytes = NO_BUFFER,
         size_bytes: int = 0,
-        writable: bool = True,
         deadline_s: float = _COMMAND_S,
-        own: bool = False,
     ) -> None:
         """Begin a command without waiting; `done` is called on the loop when the target has answered.
 
-        For those who keep their own buffers (`buffer`, see `share`) and count their commands: at most `depth`.
+        For those who keep their own buffers (`buffer` is the `read_header` or `write_header` of one, see `share`) and
+        count their commands: at most `depth`.
         """
         self._require_open()
-        remote = buffer.remote if buffer is not None and size_bytes else None
-        itt = self._engine.command(
-            lun,
-            cdb,
-            self._loop.time(),
-            deadline_s,
-            read=remote if writable else None,
-            write=None if writable else remote,
-            expected_bytes=size_bytes,
-        )
-        self._commands[itt] = _Command(buffer, own, writable, done)
-        self._watch_clock(deadline_s)
+        now = self._loop.time()
+        itt = self._engine.command(lun, cdb, now, deadline_s, buffer=buffer, expected_bytes=size_bytes)
+        self._commands[itt] = done
+        self._watch_clock(now + deadline_s)
         self._changed()
 
     def share(self, size_bytes: int, *, writable: bool) -> Arena:
@@ -172,8 +156,9 @@ class Session:
         """The logout alone; the connection is still to be taken down. Harmless when the session has ended."""
         if not self._engine.ended and not self._leaving:
             self._leaving = True
-            self._engine.log_out(self._loop.time(), _LOGOUT_S)
-            self._watch_clock(_LOGOUT_S)
+            now = self._loop.time()
+            self._engine.log_out(now, _LOGOUT_S)
+            self._watch_clock(now + _LOGOUT_S)
             self._changed()
         await asyncio.shield(self.ended)
 
@@ -193,22 +178,24 @@ class Session:
         self._require_open()
         size_bytes, writable = (len(write), False) if write else (read_bytes, True)
         buffer = self._borrow(size_bytes, writable=writable) if size_bytes else None
-        if buffer is not None and write:
-            buffer.write(0, write)
+        header = NO_BUFFER
+        if buffer is not None:
+            header = buffer.read_header if writable else buffer.write_header
+            if write:
+                buffer.write(0, write)
         answer: asyncio.Future[Result] = self._loop.create_future()
 
         def done(event: CommandDone) -> None:
             moved = buffer.read(0, event.moved_bytes) if buffer is not None and writable else b""
             self._waiters.discard(answer)
             self._places.release()
+            if buffer is not None:
+                self._buffers[buffer.slot_bytes, writable].append(buffer)
             if not answer.done():
                 answer.set_result(Result(event.status, moved, parse_sense(event.sense), event.moved_bytes))
 
         self._waiters.add(answer)
-        self.submit(
-            lun, cdb, done,
-            buffer=buffer, size_bytes=size_bytes, writable=writable, deadline_s=deadline_s, own=True,
-        )  # fmt: skip
+        self.submit(lun, cdb, done, buffer=header, size_bytes=size_bytes, deadline_s=deadline_s)
         return answer
 
     def _borrow(self, size_bytes: int, *, writable: bool) -> Arena:
@@ -216,9 +203,6 @@ class Session:
         room = max(_BUFFER_BYTES_MIN, 1 << (size_bytes - 1).bit_length())
         free = self._buffers.setdefault((room, writable), [])
         return free.pop() if free else self.share(room, writable=writable)
-
-    def _give_back(self, buffer: Arena, *, writable: bool) -> None:
-        self._buffers[buffer.slot_bytes, writable].append(buffer)
 
     def _require_open(self) -> None:
         if self.failure is not None:
@@ -241,14 +225,8 @@ class Session:
             self._busy = False
 
     def _receive(self) -> None:
-        now = self._loop.time()
         for message in self.connection.take():
-            try:
-                pdu = unwrap(message)
-            except PeerError as error:
-                self._engine.fail(PeerError(f"{self.connection.peer}: {error.message}", code=error.code))
-                return
-            self._engine.receive(pdu.header, pdu.data, now)
+            self._engine.receive(message)
         if self.connection.failure is not None:
             self._engine.lost(self.connection.failure)
 
@@ -256,29 +234,23 @@ class Session:
         """Handlers may begin commands, so that there may be more output behind the output."""
         while output := self._engine.take_output():
             for item in output:
-                if isinstance(item, Outgoing):
+                if isinstance(item, bytes):
                     self._outbox.append(item)
                 elif isinstance(item, CommandDone):
-                    self._on_done(item)
+                    self._commands.pop(item.itt)(item)
                 elif isinstance(item, PingDone):
                     self._on_ping(item)
                 else:
                     self._on_end(item)
 
     def _flush(self) -> None:
-        while self._outbox and self.connection.can_send:
-            item = self._outbox.popleft()
+        while self._outbox and (room := self.connection.room):
+            messages = [self._outbox.popleft() for _ in range(min(room, BATCH, len(self._outbox)))]
             try:
-                self.connection.post(wrap(item.pdu, item.header), quiet=True)
+                self.connection.post(messages, quiet=True)
             except RdmactlError as error:
                 self._engine.lost(error)
                 self._outputs()
-
-    def _on_done(self, event: CommandDone) -> None:
-        command = self._commands.pop(event.itt)
-        command.done(event)
-        if command.own and command.buffer is not None:
-            self._give_back(command.buffer, writable=command.writable)
 
     def _on_ping(self, event: PingDone) -> None:
         answer = self._pings.pop(event.itt)
@@ -302,15 +274,15 @@ class Session:
         if not self.ended.done():
             self.ended.set_result(None)
 
-    def _watch_clock(self, deadline_s: float) -> None:
+    def _watch_clock(self, when: float) -> None:
         """One timer, for the earliest deadline it was told of since it fired last."""
-        when = self._loop.time() + deadline_s
-        if self._timer is None or when < self._timer.when():
+        if when < self._wake_at:
             self._set_timer(when)
 
     def _set_timer(self, when: float | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._wake_at = math.inf if when is None else when
         self._timer = None if when is None else self._loop.call_at(when, self._tick)
 
     def _tick(self) -> None:

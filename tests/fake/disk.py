@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from rdmactl.errors import RdmactlError
@@ -29,7 +29,9 @@ class Memory:
     """Stands for `endpoint.Arena`: registered memory with a key."""
 
     def __init__(self, key: int, size_bytes: int) -> None:
-        self.remote = RemoteBuffer(key, 0x1000 * key)
+        remote = RemoteBuffer(key, 0x1000 * key)
+        self.read_header = IserHeader(read=remote).pack()
+        self.write_header = IserHeader(write=remote).pack()
         self.slot_bytes = size_bytes
         self.data = bytearray(size_bytes)
 
@@ -176,14 +178,15 @@ class MemoryConnection:
         self._held: deque[bytes] = deque()
 
     @property
-    def can_send(self) -> bool:
-        return self.failure is None and self._free > 0
+    def room(self) -> int:
+        return self._free if self.failure is None else 0
 
-    def post(self, message: bytes, *, quiet: bool = False) -> None:
-        assert self.can_send
-        self._free -= 1
-        self.sent.append(message)
-        (self._held if self.hold else self._arrived).extend(self.target.receive_message(message))
+    def post(self, messages: Sequence[bytes], *, quiet: bool = False) -> None:
+        assert len(messages) <= self.room
+        self._free -= len(messages)
+        self.sent += messages
+        for message in messages:
+            (self._held if self.hold else self._arrived).extend(self.target.receive_message(message))
         asyncio.get_running_loop().call_soon(self._turn)
 
     def take(self) -> list[bytes]:

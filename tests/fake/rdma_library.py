@@ -8,12 +8,14 @@ Only what `rdmactl.rdmacm` calls is here; the real thing is in tests/lab.
 from __future__ import annotations
 
 import os
+import struct
 from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
 CONTEXT = "device context"
 PAGE = 1 << 20
+_COMPLETION = struct.Struct("=QiIIi")
 
 
 class FakeFfi:
@@ -23,7 +25,7 @@ class FakeFfi:
 
     def new(self, kind: str, count: int = 1) -> Any:
         if kind == "struct completion[]":
-            return [SimpleNamespace() for _ in range(count)]
+            return bytearray(count * _COMPLETION.size)
         if kind in ("struct cm_event *", "struct device_limits *"):
             return SimpleNamespace()
         return bytearray(count) if kind == "char[]" else [None]
@@ -37,8 +39,8 @@ class FakeFfi:
     def release(self, buffer: Any) -> None:
         buffer.memory = None
 
-    def buffer(self, data: Any, length: int | None = None) -> bytes:
-        return bytes(data if length is None else data[:length])
+    def buffer(self, data: Any, length: int | None = None) -> Any:
+        return data if length is None else bytes(data[:length])
 
     def string(self, text: bytes) -> bytes:
         return text
@@ -167,22 +169,30 @@ class FakeLibrary:
         self._clear(1)
         return 0
 
-    def cq_poll(self, cq: Any, out: list[Any], count: int) -> int:
+    def cq_take(self, channel: Any, cq: Any, out: bytearray, count: int) -> int:
+        self._clear(1)
+        return self.cq_poll(cq, out, count)
+
+    def cq_poll(self, cq: Any, out: bytearray, count: int) -> int:
         taken = min(count, len(self._completions))
         for index in range(taken):
-            out[index].wr_id, out[index].status, out[index].byte_len = self._completions.popleft()
-            out[index].with_invalidate = 0
+            wr_id, status, length = self._completions.popleft()
+            _COMPLETION.pack_into(out, index * _COMPLETION.size, wr_id, status, length, 0, 0)
         return taken
 
-    def qp_post_send(self, id: Any, wr_id: int, address: int, length: int, lkey: int, signaled: int) -> int:
-        self.sent.append(bytes(self._memory[lkey - 1].memory[address : address + length]))
-        if signaled:
-            self._complete(wr_id, 0, 0)
-        return self._did("qp_post_send")
+    def qp_post_sends(
+        self, id: Any, base: int, slot_bytes: int, lkey: int, pairs: bytes, count: int, report_last: int
+    ) -> int:
+        slot = 0
+        for slot, length in struct.iter_unpack("=II", pairs):
+            self.sent.append(bytes(self._memory[lkey - 1].memory[slot * slot_bytes :][:length]))
+        if report_last:
+            self._complete(1 << 32 | slot, 0, 0)
+        return self._did("qp_post_sends")
 
-    def qp_post_receives(self, id: Any, base: int, slot_bytes: int, first: int, count: int, lkey: int) -> int:
+    def qp_post_receives(self, id: Any, base: int, slot_bytes: int, lkey: int, slots: bytes, count: int) -> int:
         self._slots = len(self._memory[0].memory) // slot_bytes
-        self.posted.extend(range(first, first + count))
+        self.posted.extend(slot for (slot,) in struct.iter_unpack("=I", slots))
         return 0
 
     def _clear(self, which: int) -> None:

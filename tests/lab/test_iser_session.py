@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions in user space against LIO, over soft-RoCE and soft-iWARP: login, units, data, measurements, faults."""
-# lab: --timeout 400
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ import pytest
 
 from rdmactl.errors import PeerError, RdmactlError
 from rdmactl.iscsi import scsi
-from rdmactl.iscsi.iser import RemoteBuffer
+from rdmactl.iscsi.iser import IserHeader
 from rdmactl.iscsi.portal import Portal
 from rdmactl.rdmacm.channel import EventChannel
 from rdmactl.rdmacm.login import Attempt
@@ -246,15 +245,6 @@ def test_a_block_that_is_not_there() -> None:
 # Faults
 
 
-class Wrong:
-    """A buffer that is described wrongly."""
-
-    slot_bytes = 4096
-
-    def __init__(self, remote: RemoteBuffer) -> None:
-        self.remote = remote
-
-
 @both
 @pytest.mark.parametrize("fault", ["key", "address", "right"])
 def test_a_wrong_remote_key_ends_the_session_and_nothing_else(address: str, fault: str) -> None:
@@ -263,14 +253,13 @@ def test_a_wrong_remote_key_ends_the_session_and_nothing_else(address: str, faul
             for _ in range(3):
                 await session.execute(ZERO, scsi.test_unit_ready())
             good = session.share(4096, writable=fault != "right").remote
-            wrong: Any = Wrong(
-                {
-                    "key": good._replace(stag=good.stag ^ 0x5A5A00),
-                    "address": good._replace(offset=good.offset + (1 << 20)),
-                    "right": good,
-                }[fault]
-            )
-            session.submit(ZERO, scsi.read_blocks(0, 8), lambda event: None, buffer=wrong, size_bytes=4096)
+            wrong = {
+                "key": good._replace(stag=good.stag ^ 0x5A5A00),
+                "address": good._replace(offset=good.offset + (1 << 20)),
+                "right": good,
+            }[fault]
+            header = IserHeader(read=wrong).pack()
+            session.submit(ZERO, scsi.read_blocks(0, 8), lambda event: None, buffer=header, size_bytes=4096)
             await session.ended
             assert isinstance(session.failure, PeerError)
             assert f"{address}:3260" in session.failure.message

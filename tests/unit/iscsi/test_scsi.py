@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from rdmactl.errors import LocalError, PeerError
 from rdmactl.iscsi import scsi
+from rdmactl.iscsi.iser import wrap
 from rdmactl.iscsi.scsi import BlockLimits, Capacity, Designator
-from rdmactl.iscsi.scsi_pdu import ScsiCommand, ScsiResponse, sense_of
+from rdmactl.iscsi.scsi_pdu import ScsiCommand, ScsiResponse, good_answer, sense_of
 from rdmactl.iscsi.sense import Sense, parse_sense, status_words
 
 # As LIO 6.12 answers for a file of 64 MiB with a serial number
@@ -161,6 +162,30 @@ RESPONSES = st.builds(
 def test_pack_and_unpack_are_inverse(command: ScsiCommand, response: ScsiResponse) -> None:
     assert ScsiCommand.unpack(command.pdu().header) == command
     assert ScsiResponse.unpack(response.pdu().header) == response
+
+
+NUMBERS = [st.integers(0, 0xFFFFFFFF)] * 3
+
+
+@given(RESPONSES | st.integers(0, 0xFFFFFFFF).map(ScsiResponse), st.binary(max_size=3), *NUMBERS)
+def test_the_short_look_at_an_answer_sees_what_the_long_one_does(
+    response: ScsiResponse, data: bytes, statsn: int, exp_cmdsn: int, max_cmdsn: int
+) -> None:
+    response = response._replace(statsn=statsn, exp_cmdsn=exp_cmdsn, max_cmdsn=max_cmdsn)
+    plain = not data and response == ScsiResponse(response.itt, residual=response.residual)._replace(
+        statsn=statsn, exp_cmdsn=exp_cmdsn, max_cmdsn=max_cmdsn
+    )
+    found = good_answer(wrap(response.pdu(data)))
+    assert found == ((response.itt, statsn, exp_cmdsn, max_cmdsn) if plain else None)
+
+
+@pytest.mark.parametrize("place", [*range(8), 28, *range(29, 36)])
+def test_the_short_look_believes_nothing_it_does_not_know(place: int) -> None:
+    message = bytearray(wrap(ScsiResponse(7).pdu()))
+    assert good_answer(bytes(message)) is not None
+    message[place] ^= 1
+    assert good_answer(bytes(message)) is None
+    assert good_answer(bytes(message[:-1])) is None
 
 
 def test_a_command_byte_by_byte() -> None:

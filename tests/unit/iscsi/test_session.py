@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from rdmactl.errors import DeadlineExceeded, LocalError, PeerError
 from rdmactl.iscsi import scsi
-from rdmactl.iscsi.iser import RemoteBuffer
+from rdmactl.iscsi.iser import IserHeader, RemoteBuffer, unwrap, wrap
 from rdmactl.iscsi.login_model import LoginDone
 from rdmactl.iscsi.negotiation import OperationalSettings, negotiate
 from rdmactl.iscsi.pdu import ALL_ONES, Async, LogoutRequest, LogoutResponse, NopIn, NopOut, Pdu, Reject, TextResponse
 from rdmactl.iscsi.scsi_pdu import ScsiCommand, ScsiResponse
-from rdmactl.iscsi.session import CommandDone, LoggedOut, Outgoing, PingDone, SessionEngine, SessionFailed
+from rdmactl.iscsi.session import CommandDone, LoggedOut, PingDone, SessionEngine, SessionFailed
 
 PEER = "iqn.t at 10.9.0.1:3260"
 ZERO = scsi.lun_bytes(0)
@@ -35,11 +35,11 @@ def begin(engine: SessionEngine, now: float = 0.0, deadline_s: float = 5.0, **bu
 
 
 def sent(engine: SessionEngine) -> list[ScsiCommand]:
-    return [ScsiCommand.unpack(item.pdu.header) for item in engine.take_output() if isinstance(item, Outgoing)]
+    return [ScsiCommand.unpack(unwrap(item).header) for item in engine.take_output() if isinstance(item, bytes)]
 
 
-def give(engine: SessionEngine, pdu: Pdu, now: float = 0.0) -> None:
-    engine.receive(pdu.header, pdu.data, now)
+def give(engine: SessionEngine, pdu: Pdu) -> None:
+    engine.receive(wrap(pdu))
 
 
 def failure(engine: SessionEngine) -> Any:
@@ -50,11 +50,13 @@ def failure(engine: SessionEngine) -> Any:
 
 def test_a_command_and_its_answer() -> None:
     engine = session()
-    itt = engine.command(ZERO, scsi.read_blocks(0, 1), 0.0, 5.0, read=BUFFER, expected_bytes=512)
+    itt = engine.command(
+        ZERO, scsi.read_blocks(0, 1), 0.0, 5.0, buffer=IserHeader(read=BUFFER).pack(), expected_bytes=512
+    )
     (item,) = engine.take_output()
-    assert isinstance(item, Outgoing)
-    assert (item.header.read, item.header.write) == (BUFFER, None)
-    command = ScsiCommand.unpack(item.pdu.header)
+    assert isinstance(item, bytes)
+    assert IserHeader.unpack(item) == IserHeader(read=BUFFER)
+    command = ScsiCommand.unpack(unwrap(item).header)
     assert (command.cmdsn, command.exp_statsn, command.expected_bytes, command.read) == (1, 5, 512, True)
     give(engine, ScsiResponse(itt, residual=12, underflow=True, statsn=5, exp_cmdsn=2, max_cmdsn=65).pdu())
     assert engine.take_output() == [CommandDone(itt, 0, 500, b"")]
@@ -111,8 +113,8 @@ def test_a_ping() -> None:
     engine.take_output()
     itt = engine.ping(0.0, 1.0)  # the window is closed: a ping is immediate
     (item,) = engine.take_output()
-    assert isinstance(item, Outgoing)
-    nop = NopOut.unpack(item.pdu.header)
+    assert isinstance(item, bytes)
+    nop = NopOut.unpack(unwrap(item).header)
     assert (nop.itt, nop.immediate, nop.cmdsn) == (itt, True, 2)
     give(engine, NopIn(itt, statsn=5, exp_cmdsn=2, max_cmdsn=2).pdu())
     assert engine.take_output() == [PingDone(itt)]
@@ -122,8 +124,8 @@ def test_a_ping_of_the_target_is_answered() -> None:
     engine = session()
     give(engine, NopIn(ALL_ONES, 0x55, lun=b"12345678", exp_cmdsn=1, max_cmdsn=1).pdu())
     (item,) = engine.take_output()
-    assert isinstance(item, Outgoing)
-    nop = NopOut.unpack(item.pdu.header)
+    assert isinstance(item, bytes)
+    nop = NopOut.unpack(unwrap(item).header)
     assert (nop.itt, nop.ttt, nop.lun) == (ALL_ONES, 0x55, b"12345678")
 
 
@@ -131,8 +133,8 @@ def test_logout() -> None:
     engine = session()
     engine.log_out(0.0, 2.0)
     (item,) = engine.take_output()
-    assert isinstance(item, Outgoing)
-    itt = LogoutRequest.unpack(item.pdu.header).itt
+    assert isinstance(item, bytes)
+    itt = LogoutRequest.unpack(unwrap(item).header).itt
     with pytest.raises(LocalError):
         begin(engine)
     give(engine, LogoutResponse(itt, statsn=5).pdu())
@@ -219,7 +221,7 @@ def test_news_of_no_interest() -> None:
 
 def test_reading_and_writing_at_once_is_refused() -> None:
     with pytest.raises(LocalError):
-        begin(session(), read=BUFFER, write=BUFFER)
+        begin(session(), buffer=IserHeader(BUFFER, BUFFER).pack())
 
 
 @given(st.lists(st.tuples(st.integers(0, 70), st.integers(0, 3)), max_size=60))
@@ -238,8 +240,8 @@ def test_no_more_than_the_window_is_ever_under_way(steps: list[tuple[int, int]])
             top = max(top, command.cmdsn + grow)
             give(engine, ScsiResponse(command.itt, exp_cmdsn=command.cmdsn + 1, max_cmdsn=top).pdu())
         for item in engine.take_output():
-            if isinstance(item, Outgoing):
-                under_way.append(ScsiCommand.unpack(item.pdu.header))
+            if isinstance(item, bytes):
+                under_way.append(ScsiCommand.unpack(unwrap(item).header))
                 assert under_way[-1].cmdsn <= top
             else:
                 assert isinstance(item, CommandDone)
