@@ -20,6 +20,7 @@ PACKAGES = {
     "rdmactl.iscsi": "engine",
     "rdmactl.isns": "engine",
     "rdmactl.initiator": "shell",
+    "rdmactl.discoveryd": "shell",
     "rdmactl.rdmacm": "shell",
     "rdmactl.records": "shell",
     "rdmactl.control": "shell",
