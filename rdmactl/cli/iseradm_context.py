@@ -33,12 +33,16 @@ _READS_OF_CONFIG = 4
 
 
 class Exit(Exception):
-    """The end of the run: a status, messages for standard error with the program's name in front, one line without."""
+    """The end of the run: a status, messages for standard error with the program's name in front, others without.
 
-    def __init__(self, status: int, *messages: str, plain: str | None = None) -> None:
+    Lines `before` are those of a library in iscsiadm, `plain` is its last one.
+    """
+
+    def __init__(self, status: int, *messages: str, before: Sequence[str] = (), plain: str | None = None) -> None:
         super().__init__(status)
         self.status = status
         self.messages = messages
+        self.before = before
         self.plain = plain
 
 
@@ -73,6 +77,9 @@ class Context:
 
     def report(self, end: Exit) -> int:
         """Print what an Exit has to say; its status."""
+        sys.stdout.flush()
+        for line in end.before:
+            print(line, file=sys.stderr)
         for message in end.messages:
             self.error(message)
         if end.plain is not None:

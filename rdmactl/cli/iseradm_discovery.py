@@ -28,17 +28,23 @@ if TYPE_CHECKING:
 __all__ = ["discovery_mode", "discoverydb_mode"]
 
 _SENDTARGETS = "sendtargets"
+_ISNS = "isns"
 _ANSWER_S = 60.0
+_ISNS_S = 120.0  # two connections and a minute for the answers
 
 
 def discovery_mode(context: Context, arguments: Arguments) -> int:
     """Returns the exit status."""
-    _refuse_types(arguments, isns_portal="<ipaddr>:[<ipport>]")
+    _refuse_slp(arguments)
     if arguments.type == "fw":
         return _firmware(context, arguments)
     if arguments.type == _SENDTARGETS:
         portal = _portal(arguments, "<ipaddr>[:<ipport>]")
-        return _discover(context, arguments, _fresh_record(context, arguments, portal))
+        return _discover(context, arguments, _fresh_record(context, arguments, _SENDTARGETS, portal))
+    if arguments.type == _ISNS:
+        portal = _portal(arguments, "<ipaddr>:[<ipport>]")
+        record = operations.discovery_record(_ISNS, portal.address, portal.port, context.settings)
+        return _discover(context, arguments, record)
     given = _given_portal(arguments)
     if given is not None:
         return _by_record(context, arguments, given)
@@ -58,8 +64,7 @@ def discoverydb_mode(context: Context, arguments: Arguments) -> int:
         if arguments.operation in (None, "show"):
             return _list(context, arguments)
         raise Exit(7, "Invalid operation. Operation not supported.")
-    if arguments.discover or arguments.type == "slp":
-        _refuse_types(arguments, isns_portal="<ipaddr>[:<ipport>]")
+    _refuse_slp(arguments)
     if arguments.type == "fw":
         return _firmware(context, arguments)
     portal = _portal(arguments, "<ipaddr>[:<ipport>]")
@@ -68,13 +73,10 @@ def discoverydb_mode(context: Context, arguments: Arguments) -> int:
     return _operate(context, arguments, portal)
 
 
-def _refuse_types(arguments: Arguments, *, isns_portal: str) -> None:
-    """Types of discovery this program does not perform (yet)."""
+def _refuse_slp(arguments: Arguments) -> None:
+    """In iscsiadm's words, which it has never made true."""
     if arguments.type == "slp":
         raise Exit(7, "SLP discovery is not fully implemented yet.")
-    if arguments.type == "isns":
-        _portal(arguments, isns_portal)
-        raise Exit(7, "iSNS discovery is not supported yet.")
 
 
 def _firmware(context: Context, arguments: Arguments) -> int:
@@ -86,7 +88,7 @@ def _firmware(context: Context, arguments: Arguments) -> int:
 def _given_portal(arguments: Arguments) -> PortalOption | None:
     if arguments.portal is None:
         return None
-    return read_portal(arguments.portal, ISNS_PORT if arguments.type == "isns" else 3260)
+    return read_portal(arguments.portal, ISNS_PORT if arguments.type == _ISNS else 3260)
 
 
 def _portal(arguments: Arguments, form: str) -> PortalOption:
@@ -103,7 +105,7 @@ def _list(context: Context, arguments: Arguments) -> int:
     known = context.store.discoveries()
     if arguments.level:
         return _list_tree(context, known)
-    for type in (_SENDTARGETS, "isns"):
+    for type in (_SENDTARGETS, _ISNS):
         for kind, address, port in reversed(known):
             if kind == type:
                 print(f"{address}:{port} via {type}")
@@ -118,7 +120,7 @@ def _list_tree(context: Context, known: Sequence[tuple[str, str, int]]) -> int:
     anything = False
     for heading, type, source in (
         ("SENDTARGETS", _SENDTARGETS, ""),
-        ("iSNS", "isns", ""),
+        ("iSNS", _ISNS, _ISNS),
         ("STATIC", "", "static"),
         ("FIRMWARE", "", "fw"),
     ):
@@ -206,19 +208,20 @@ def _delete(context: Context, type: str, portal: PortalOption) -> int:
 # Discoveries
 
 
-def _fresh_record(context: Context, arguments: Arguments, portal: PortalOption) -> Record:
+def _fresh_record(context: Context, arguments: Arguments, type: str, portal: PortalOption) -> Record:
     """The record discovery mode works with: defaults, stored unless nothing is to be."""
     settings, store = context.settings, context.store
     if "nonpersistent" in arguments.operations:
-        return operations.discovery_record(_SENDTARGETS, portal.address, portal.port, settings)
+        return operations.discovery_record(type, portal.address, portal.port, settings)
     with store.transaction():
-        return operations.new_discovery(store, _SENDTARGETS, portal.address, portal.port, settings)
+        return operations.new_discovery(store, type, portal.address, portal.port, settings)
 
 
 def _kept_record(context: Context, arguments: Arguments, portal: PortalOption) -> Record:
     """The record discoverydb mode works with: the stored one, made if it is missing."""
-    record = context.store.discovery(_SENDTARGETS, portal.address, portal.port)
-    return _fresh_record(context, arguments, portal) if record is None else record
+    type = arguments.type or _SENDTARGETS
+    record = context.store.discovery(type, portal.address, portal.port)
+    return _fresh_record(context, arguments, type, portal) if record is None else record
 
 
 class _Finding(NamedTuple):
@@ -233,8 +236,9 @@ def _discover(context: Context, arguments: Arguments, record: Record) -> int:
     findings = _findings(context, record, _ifaces(context, arguments.ifaces))
     if not any(finding.portals for finding in findings):
         raise Exit(21, "No portals found")
-    source = operations.discovery_source(
-        _SENDTARGETS,
+    source = operations.source_of_discovery(
+        context.store,
+        str(record["discovery.type"]),
         str(record["discovery.sendtargets.address"]),
         int(str(record["discovery.sendtargets.port"])),
     )
@@ -287,11 +291,7 @@ def _findings(context: Context, record: Record, ifaces: Sequence[Record]) -> lis
 def _ask(context: Context, record: Record, iface: Record) -> list[Found]:
     from rdmactl.cli.iseradm_login import ask_daemon
 
-    prefix = "discovery.sendtargets"
-    tries = max(int(str(record[f"{prefix}.reopen_max"])), 0) + 1
-    each_s = max(int(str(record[f"{prefix}.timeo.login_timeout"])), 1)
-    deadline_s = min(tries * (each_s + 1.0) + _ANSWER_S, 3600.0)
-    answer = ask_daemon(context, "Discover", {"record": wire_record({**iface, **record})}, deadline_s)
+    answer = ask_daemon(context, "Discover", {"record": wire_record({**iface, **record})}, _deadline_s(record))
     return [
         Found(target["name"], portal["address"], portal["port"], portal["tpgt"])
         for target in answer["targets"]
@@ -299,19 +299,33 @@ def _ask(context: Context, record: Record, iface: Record) -> list[Found]:
     ]
 
 
+def _deadline_s(record: Record) -> float:
+    if record["discovery.type"] == _ISNS:
+        return _ISNS_S
+    prefix = "discovery.sendtargets"
+    tries = max(int(str(record[f"{prefix}.reopen_max"])), 0) + 1
+    each_s = max(int(str(record[f"{prefix}.timeo.login_timeout"])), 1)
+    return min(tries * (each_s + 1.0) + _ANSWER_S, 3600.0)
+
+
 def _failed(context: Context, error: RdmactlError, record: Record) -> Exit:
     """The failure of a discovery: one sentence, or iscsiadm's lines."""
     from rdmactl.cli.errors import err_text, error_text, iscsiadm_status
-    from rdmactl.cli.iseradm_words import discovery_lines
+    from rdmactl.cli.iseradm_words import discovery_lines, isns_lines
 
     status = iscsiadm_status(error)
-    result = f"Could not perform SendTargets discovery: {err_text(status)}"
+    isns = record["discovery.type"] == _ISNS
+    kind = "iSNS" if isns else "SendTargets"
+    result = f"Could not perform {kind} discovery: {err_text(status)}"
     if not context.exact:
-        return Exit(status, f"Could not perform SendTargets discovery: {error_text(error)}")
+        return Exit(status, f"Could not perform {kind} discovery: {error_text(error)}")
     if error.code == "daemon-not-running":
         from rdmactl.cli.iseradm_login import DAEMON_DOWN
 
         return Exit(status, *DAEMON_DOWN, *DAEMON_DOWN, "Cannot perform discovery. Initiatorname required.", result)
+    if isns:
+        bare, line = isns_lines(error)
+        return Exit(status, line, result, before=bare)
     return Exit(status, *discovery_lines(error, record), result)
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rdmactl.errors import RdmactlError
     from rdmactl.records.model import Record
 
-__all__ = ["discovery_lines"]
+__all__ = ["discovery_lines", "isns_lines"]
 
 _AUTH_FAILED = 24
 
@@ -31,6 +31,10 @@ _ATTEMPT = {
     ),
 }
 """Lines of one attempt, by cause."""
+
+_DISCONNECTED = "socket disconnect, killing socket"
+_NO_REPLY = "Warning: Timed out while waiting for reply"
+_ISNS_FAILED = "iSNS discovery failed: Internal error"
 
 
 def discovery_lines(error: RdmactlError, record: Record) -> Sequence[str]:
@@ -52,3 +56,14 @@ def discovery_lines(error: RdmactlError, record: Record) -> Sequence[str]:
     from rdmactl.cli.errors import error_text
 
     return [error_text(error)]
+
+
+def isns_lines(error: RdmactlError) -> tuple[Sequence[str], str]:
+    """The lines in front of "Could not perform iSNS discovery": those of its library, then the program's."""
+    if error.code in ("refused", "closed"):
+        return (_DISCONNECTED, _NO_REPLY), _ISNS_FAILED
+    if error.code in ("silent", "unanswered"):
+        return (_NO_REPLY,), _ISNS_FAILED
+    from rdmactl.cli.errors import error_text
+
+    return (), f"iSNS discovery failed: {error_text(error)}"

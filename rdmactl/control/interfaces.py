@@ -27,7 +27,7 @@ from rdmactl.netlink.rdma import RDMA_NL_IWCM, client_of
 from rdmactl.netlink.supervisor import LaneStatus
 from rdmactl.netlink.trace import TraceEntry
 from rdmactl.records import conf
-from rdmactl.records.requests import discovery_request, login_request
+from rdmactl.records.requests import discovery_request, isns_request, login_request
 
 __all__ = ["CHANGING_METHODS", "Caller", "Daemon", "Failed", "Initiator", "PortMapper", "failure"]
 
@@ -226,8 +226,9 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
 
     @varlinkmethod
     async def Discover(self, *, record: dict[str, str], deadline_s: float) -> Found:  # noqa: N802
-        """Ask a discovery address for its targets. `record`: discovery.sendtargets.* and, optionally, iface.* keys."""
-        request = discovery_request(record, self._initiator_name)
+        """Ask a discovery address for its targets. `record`: a discovery record and, optionally, iface.* keys."""
+        isns = record.get("discovery.type") == "isns"
+        request = (isns_request if isns else discovery_request)(record, self._initiator_name)
         limit_s = _limited(deadline_s)
         found = await self._caller.call("initiator", lambda service: service.discover(request), deadline_s=limit_s)
         targets: list[Target] = [

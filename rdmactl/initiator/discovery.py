@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SendTargets discovery: the attempts of a request, and TCP from this process. No kernel object is made. Shell ring.
+"""Discoveries: the attempts of a SendTargets request, and TCP from this process. No kernel object is made. Shell ring.
 
 Three limits hold: one for connecting and logging in, one for each answer, and one for the whole command with all its
 attempts. A connection that is refused or breaks is tried again a few times, with short pauses: iscsiadm's number of
 attempts, not its 30 seconds.
 
-Not here: the protocol (`rdmactl.iscsi.discovery`), an attempt over iSER (`iser_discovery.py`).
+Not here: the protocol (`rdmactl.iscsi.discovery`), an attempt over iSER (`iser_discovery.py`), iSNS (`rdmactl.isns`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.login_model import Notice, Redirected, random_isid
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iscsi.redirect import RedirectChain
+from rdmactl.isns.api import IsnsRequest
+from rdmactl.isns.client import query_targets
 from rdmactl.netlink.ports import Lane
 
 __all__ = ["Discoveries"]
@@ -47,8 +49,14 @@ class Discoveries:
         self._iser = iser or IserDiscoveries()
         self._challenges = ChallengeBook()
 
-    async def discover(self, request: DiscoveryRequest) -> DiscoveryAnswer:
-        """The targets a portal announces; IscsiFailure: 11 no answer, 24 not authenticated, 4 unknown name."""
+    async def discover(self, request: DiscoveryRequest | IsnsRequest) -> DiscoveryAnswer:
+        """The targets a portal or an iSNS server announces.
+
+        IscsiFailure: 11 no answer, 24 not authenticated, 4 unknown name; 25 and 26 of an iSNS server.
+        """
+        if isinstance(request, IsnsRequest):
+            answer = await query_targets(self._lane, request)
+            return DiscoveryAnswer(answer.targets, answer.skipped, answer.warnings)
         attempts, pause_s = 0, _FIRST_PAUSE_S
         end = self._lane.now() + request.total_timeout_s
         while True:

@@ -47,6 +47,7 @@ from rdmactl.initiator.sysfs import SessionView
 from rdmactl.initiator.tasks import Tasks
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
+from rdmactl.isns.api import IsnsRequest
 from rdmactl.netlink.iscsi import NETLINK_ISCSI, ConnError, SessionDestroyed
 from rdmactl.netlink.iscsi_stats import Statistics
 from rdmactl.netlink.ports import Channel, ChannelSpec, Lane
@@ -134,8 +135,8 @@ class InitiatorService:
 
     # ---------------------------------------------------------------- what callers ask
 
-    async def discover(self, request: DiscoveryRequest) -> DiscoveryAnswer:
-        """SendTargets over TCP or iSER. IscsiFailure."""
+    async def discover(self, request: DiscoveryRequest | IsnsRequest) -> DiscoveryAnswer:
+        """SendTargets over TCP or iSER, or a query to an iSNS server. IscsiFailure."""
         return await self._discoveries.discover(request)
 
     async def login(self, request: LoginRequest) -> int:

@@ -9,7 +9,6 @@ Not here: the protocol (`query.py`), registrations (`watch.py`), records.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 
 from rdmactl.errors import LocalError
@@ -26,8 +25,6 @@ from rdmactl.netlink.ports import Lane
 
 __all__ = ["ISNS_PORT", "RECEIVE_BYTES", "connect", "query_targets"]
 
-log = logging.getLogger(__name__)
-
 ISNS_PORT = 3205
 RECEIVE_BYTES = 65536
 
@@ -41,8 +38,6 @@ async def query_targets(lane: Lane, request: IsnsRequest) -> IsnsAnswer:
         raise IscsiFailure(IscsiErr.INVAL, error.message, hint=error.hint) from None
     config = QueryConfig(request.initiator_name, request.names, request.timeout_s, request.total_s)
     found = await _Query(lane, request, config).run()
-    for warning in found.warnings:
-        log.warning("iSNS server %s: %s", request.server, warning)
     targets = tuple(DiscoveredTarget(target.name, target.portals) for target in found.targets)
     return IsnsAnswer(targets, found.unreachable, found.skipped, found.warnings)
 

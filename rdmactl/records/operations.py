@@ -101,16 +101,20 @@ class Selection(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Where a node record comes from: `type` is one of node.discovery_type's words."""
+    """Where a node record comes from: `type` is one of node.discovery_type's words.
+
+    `recorded`: there is a discovery record that claims what was found. iscsiadm makes none for `discovery -t isns`.
+    """
 
     type: str = "static"
     address: str = ""
     port: int = 0
+    recorded: bool = True
 
     @property
     def text(self) -> str:
         """How the store indexes it."""
-        return f"{self.type} {self.address},{self.port}" if self.address else self.type
+        return f"{self.type} {self.address},{self.port}" if self.address and self.recorded else self.type
 
 
 STATIC = Source()
@@ -326,9 +330,15 @@ def delete_discovery(store: Store, type: str, address: str, port: int) -> bool:
     return True
 
 
-def discovery_source(type: str, address: str, port: int) -> Source:
+def discovery_source(type: str, address: str, port: int, *, recorded: bool = True) -> Source:
     """The source that node records of this discovery name."""
-    return Source("isns" if type == "isns" else "send_targets", address, port)
+    return Source("isns" if type == "isns" else "send_targets", address, port, recorded)
+
+
+def source_of_discovery(store: Store, type: str, address: str, port: int) -> Source:
+    """The same, for a discovery that may have no record."""
+    recorded = type != "isns" or store.discovery(type, address, port) is not None
+    return discovery_source(type, address, port, recorded=recorded)
 
 
 def add_found(
@@ -358,10 +368,20 @@ def delete_stale(
     """
     here = set(found)
     kept = []
-    for node in store.nodes_of_source(source.text):
+    for node in _found_before(store, source):
         if node not in here:
             if in_use(node):
                 kept.append(node)
             else:
                 store.delete_node(node)
     return kept
+
+
+def _found_before(store: Store, source: Source) -> list[NodeId]:
+    """The records of a source; among those no discovery record claims, the ones that name it."""
+    nodes = store.nodes_of_source(source.text) if source.recorded else []
+    for node in store.nodes_of_source("isns") if source.type == "isns" else ():
+        record = store.node(node)
+        if record is not None and source_of(record)[:3] == source[:3]:
+            nodes.append(node)
+    return nodes

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from rdmactl.errors import LocalError
 from rdmactl.initiator.api import ChapSettings, DiscoveryRequest, LoginRequest, SessionSettings
 from rdmactl.iscsi.portal import Portal
+from rdmactl.isns.api import IsnsRequest
 from rdmactl.records.model import Record, Table, convert, defaults, discovery_table, node_table, plain
 
-__all__ = ["discovery_request", "login_request"]
+__all__ = ["discovery_request", "isns_request", "login_request"]
 
 _PORT_MAX = 65535
 
@@ -111,6 +112,12 @@ def discovery_request(record: Mapping[str, str], initiator_name: str) -> Discove
         hw_address=r.text("iface.hwaddress"),
         transport=transport,
     )
+
+
+def isns_request(record: Mapping[str, str], initiator_name: str) -> IsnsRequest:
+    """An isns record, with the iface.* keys of the interface to use: its name is what the server judges by."""
+    r = _Reader(record, discovery_table("isns"))
+    return IsnsRequest(server=r.portal("discovery.sendtargets."), initiator_name=_initiator_name(r, initiator_name))
 
 
 def discovery_total_s(login_timeout_s: float, active_timeout_s: float, reopen_max: int) -> float:

@@ -62,6 +62,8 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
         ("-m", "node", "--loginall=all"),
         ("-m", "discovery", "-t", "st", "-p", "192.0.2.1"),
         ("-m", "discoverydb", "-t", "st", "-p", "192.0.2.1", "-D"),
+        ("-m", "discovery", "-t", "isns", "-p", "192.0.2.1"),
+        ("-m", "discoverydb", "-t", "isns", "-p", "192.0.2.1", "-D"),
     ],
 )
 def test_without_the_daemon(machine: Machine, words: Sequence[str]) -> None:
@@ -76,7 +78,7 @@ def test_without_the_daemon(machine: Machine, words: Sequence[str]) -> None:
     ("words", "status"),
     [
         (("-m", "fw"), 21),
-        (("-m", "discovery", "-t", "isns", "-p", "192.0.2.1"), 7),
+        (("-m", "discovery", "-t", "slp", "-p", "192.0.2.1"), 7),
         (("-m", "discovery", "-t", "fw"), 21),
         (("-m", "node", "--rescan"), 21),
         (("-m", "host", "-C", "stats"), 12),

@@ -12,29 +12,8 @@ __all__ = ["DELIBERATE", "ELSEWHERE", "LATER", "NO_SUCH_FIXTURE", "reason"]
 Table = dict[str, set[str]]
 
 LATER: Table = {
-    "iSNS": {
-        "ddb-isns-D",
-        "ddb-isns-list",
-        "ddb-isns-show",
-        "ddb-isns-tree",
-        "discoveryd-isns-sessions",
-        "isns",
-        "isns-ddb-D",
-        "isns-ddb-delete",
-        "isns-ddb-show-missing",
-        "isns-disc-list",
-        "isns-disc-list-P1",
-        "isns-empty",
-        "isns-login",
-        "isns-node-discovery-keys",
-        "isns-nonpersistent",
-        "isns-notisns",
-        "isns-port",
-        "isns-refused",
-        "isns-show-op",
-        "isns-tree",
-    },
     "the discovery daemon": {
+        "discoveryd-isns-sessions",
         "discoveryd-st-node-db",
         "discoveryd-st-portal-back",
         "discoveryd-st-portal-gone",

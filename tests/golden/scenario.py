@@ -18,6 +18,7 @@ from tests.golden.world import CONFIGURATION, World
 __all__ = ["Played", "is_ours", "play"]
 
 _PORTAL_CHANGE = re.compile(r"\(target (\S+): portal (\S+) (removed|added)\)")
+_REGISTERED = re.compile(r"\(iSNS: register target (\S+) with portals (\S+) and (\S+)\)")
 _OTHER_FILES = re.compile(r"/sys/class/net")
 """Commands about a machine that is not this one."""
 
@@ -28,8 +29,6 @@ _IGNORED = (
     "(modprobe",
     "(ip link",
     "(initiatorname.iscsi written)",
-    "(iSNS:",
-    "fixture N started",
     "a server on",
     "rm ",
     "rmdir ",
@@ -37,7 +36,7 @@ _IGNORED = (
     "sed ",
     "touch ",
 )
-"""Changes of what is not played: modules, files of open-iscsi, iSNS, mounts."""
+"""Changes of what is not played: modules, files of open-iscsi, mounts."""
 
 
 class Played(NamedTuple):
@@ -99,6 +98,7 @@ class _Player:
 
     def prepare(self, text: str) -> None:
         portal = _PORTAL_CHANGE.match(text)
+        registered = _REGISTERED.match(text)
         if text == "(database emptied)":
             self.world.empty_database()
         elif text.startswith("(iscsid.conf:"):
@@ -111,6 +111,11 @@ class _Player:
             self.world = World(self.directory / f"world{self.worlds}")
             self.worlds += 1
             self.world.start_fixture(iser="without iser" not in text)
+        elif text.startswith("fixture N started"):
+            self.world.isns = {}
+        elif registered:
+            assert self.world.isns is not None
+            self.world.isns[registered[1]] = [Portal.parse(registered[2]), Portal.parse(registered[3])]
         elif portal:
             portals = self.world.targets[portal[1]].portals
             (portals.remove if portal[3] == "removed" else portals.append)(Portal.parse(portal[2]))

@@ -24,8 +24,9 @@ from rdmactl.errors import Unavailable
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.api import LoginRequest
 from rdmactl.iscsi.portal import Portal
+from rdmactl.isns.api import IsnsRequest
 from rdmactl.netlink.iscsi_stats import SESSION_COUNTERS
-from rdmactl.records.requests import discovery_request, login_request
+from rdmactl.records.requests import discovery_request, isns_request, login_request
 from tests.fake.iscsi_sysfs import FakeSysfs
 from tests.golden.shell import Result
 
@@ -38,6 +39,7 @@ HOST1 = "10.9.0.1"  # what host1.example means
 FIRST_HOST_NO = 6
 ISER_PORTAL = Portal(HOST1, 3261)
 SILENT, CLOSING = Portal("10.9.0.77"), Portal("10.9.0.1", 7777)
+ISNS_SERVER = Portal("10.9.0.1", 3205)
 DAEMON_PID = 4711
 
 CONFIGURATION = """\
@@ -70,6 +72,7 @@ class World:
         self.daemon = False
         self.targets: dict[str, Target] = {}
         self.discovery_chap: tuple[str, str] | None = None
+        self.isns: dict[str, list[Portal]] | None = None  # what the iSNS server knows; None: there is none
         self.next_sid, self.next_host, self.next_disk = 1, FIRST_HOST_NO, 0
         self.last_first = self.mounted = False
         self.sysfs_root = directory / "sys"
@@ -117,6 +120,8 @@ class World:
     # What the daemon does
 
     def discover(self, wire: dict[str, str]) -> list[dict[str, Any]]:
+        if wire["discovery.type"] == "isns":
+            return self.query(isns_request(wire, HOST_NAME))
         request = discovery_request(wire, HOST_NAME)
         where = str(request.portal)
         if request.portal.address == "nosuch.invalid":
@@ -138,6 +143,14 @@ class World:
                 listed = [{"address": p.address, "port": p.port, "tpgt": 1} for p in portals]
                 found.append({"name": name, "portals": listed})
         return found
+
+    def query(self, request: IsnsRequest) -> list[dict[str, Any]]:
+        if self.isns is None or request.server != ISNS_SERVER:
+            raise RemoteError(f"{request.server} is no iSNS server", code="refused", err=25)
+        return [
+            {"name": name, "portals": [{"address": p.address, "port": p.port, "tpgt": 1} for p in portals]}
+            for name, portals in self.isns.items()
+        ]
 
     def log_in(self, wire: dict[str, str]) -> int:
         request = login_request(wire, HOST_NAME)
