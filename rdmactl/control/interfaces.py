@@ -20,8 +20,7 @@ from asyncvarlink import LastResult, TypedVarlinkErrorReply, VarlinkInterface, v
 
 from rdmactl import __version__
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
-from rdmactl.initiator import usage
-from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.initiator.claims import ADMINISTRATOR, Claims
 from rdmactl.netlink.message import NETLINK_RDMA, split
 from rdmactl.netlink.rdma import RDMA_NL_IWCM, client_of
 from rdmactl.netlink.supervisor import LaneStatus
@@ -32,6 +31,7 @@ from rdmactl.records.requests import discovery_request, isns_request, login_requ
 __all__ = ["CHANGING_METHODS", "Caller", "Daemon", "Failed", "Initiator", "PortMapper", "failure"]
 
 T = TypeVar("T")
+_Result = tuple[int, Claims]
 _log = logging.getLogger(__name__)
 
 READ_DEADLINE_S = 10.0
@@ -49,7 +49,7 @@ LOGINS_AT_ONCE = 1024
 OBJECTS_MAX = 16384
 """Records or session ids in one call."""
 
-CHANGING_METHODS = frozenset({"Discover", "Login", "Logout", "Statistics"})
+CHANGING_METHODS = frozenset({"Claim", "Discover", "Login", "Logout", "Statistics"})
 """Only for root: they use credentials, open connections, make and remove block devices, or hold up the whole class."""
 
 
@@ -173,11 +173,15 @@ class Found(TypedDict):
 
 
 class Outcome(TypedDict):
-    """How one object of a call ended: `index` is its place in the call, `sid` its session, `failure` None if well."""
+    """How one object of a call ended: `index` is its place in the call, `sid` its session, `failure` None if well.
+
+    `claims`: who wants the session still, after a logout that did not end it.
+    """
 
     index: int
     sid: int | None
     failure: Failure | None
+    claims: list[str]
 
 
 class Counter(TypedDict):
@@ -190,6 +194,21 @@ class SessionCounters(TypedDict):
 
     fixed: list[Counter]
     named: list[Counter]
+
+
+class SessionState(TypedDict):
+    """What the daemon knows of a session beyond the kernel's account."""
+
+    sid: int
+    target: str
+    address: str
+    port: int
+    iface: str
+    claims: list[str]
+    phase: str
+    attempts: int
+    recoveries: int
+    last_error: str
 
 
 class HistoryMoment(TypedDict):
@@ -210,6 +229,7 @@ class SessionHistory(TypedDict):
     port: int
     iface: str
     transport: str
+    claims: list[str]
     ended_s: float | None
     moments: list[HistoryMoment]
 
@@ -244,38 +264,98 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
 
     @varlinkmethod(return_parameter="outcome", delay_generator=False)
     async def Login(  # noqa: N802
-        self, *, records: list[dict[str, str]], deadline_s: float, wait: bool | None = None
+        self, *, records: list[dict[str, str]], deadline_s: float, wait: bool | None = None, claim: str | None = None
     ) -> AsyncIterator[Outcome]:
         """Log in by node records; one outcome for each, as they come. A caller that goes away stops nothing.
 
-        With `wait` false there is one outcome, at once: the logins go on by themselves.
+        With `wait` false there is one outcome, at once: the logins go on by themselves. `claim`: in whose name, which
+        goes for sessions that exist already (15), too; by default the administrator's.
         """
         requests = [login_request(record, self._initiator_name) for record in records]
         limit_s = _limited(deadline_s)
 
-        def log_in(request: Any) -> Callable[[], Awaitable[int]]:
-            return lambda: self._caller.call("initiator", lambda service: service.login(request), deadline_s=limit_s)
+        def log_in(request: Any) -> Callable[[], Awaitable[_Result]]:
+            async def run() -> _Result:
+                login = self._caller.call(
+                    "initiator", lambda service: service.login(request, claim or ADMINISTRATOR), deadline_s=limit_s
+                )
+                return await login, ()
+
+            return run
 
         async for outcome in self._each([log_in(request) for request in requests], wait=wait is not False):
             yield outcome
 
     @varlinkmethod(return_parameter="outcome", delay_generator=False)
-    async def Logout(self, *, sids: list[int], deadline_s: float) -> AsyncIterator[Outcome]:  # noqa: N802
-        """Log sessions out; one outcome for each, as they come. With iscsid.safe_logout one in use is kept (28)."""
+    async def Logout(  # noqa: N802
+        self,
+        *,
+        sids: list[int],
+        deadline_s: float,
+        claim: str | None = None,
+        everybody: bool | None = None,
+        safe: bool | None = None,
+    ) -> AsyncIterator[Outcome]:
+        """Give up the claims of `claim` (the administrator's by default) or of `everybody` to sessions; one outcome for
+        each, as they come. With its last claim a session is logged out; not if others claim it and `claim` does not
+        (28), and not if it is in use (28), when it shall be `safe` (iscsid.safe_logout by default).
+        """
         limit_s = _limited(deadline_s)
-        safe = conf.option("iscsid.safe_logout") == "Yes"
+        careful = conf.option("iscsid.safe_logout") == "Yes" if safe is None else safe
 
-        def log_out(sid: int) -> Callable[[], Awaitable[int]]:
-            async def run() -> int:
-                if safe:
-                    await asyncio.to_thread(_refuse_if_used, sid)
-                await self._caller.call("initiator", lambda service: service.logout(sid), deadline_s=limit_s)
-                return sid
+        def log_out(sid: int) -> Callable[[], Awaitable[_Result]]:
+            async def run() -> _Result:
+                logout = self._caller.call(
+                    "initiator",
+                    lambda service: service.logout(
+                        sid, claim or ADMINISTRATOR, everybody=bool(everybody), safe=careful
+                    ),
+                    deadline_s=limit_s,
+                )
+                return sid, await logout
 
             return run
 
         async for outcome in self._each([log_out(sid) for sid in sids]):
             yield outcome
+
+    @varlinkmethod(return_parameter="outcome", delay_generator=False)
+    async def Claim(self, *, sids: list[int], claim: str) -> AsyncIterator[Outcome]:  # noqa: N802
+        """Claim sessions that are there for one more; one outcome for each, as they come."""
+
+        def put(sid: int) -> Callable[[], Awaitable[_Result]]:
+            async def run() -> _Result:
+                return sid, await self._caller.call(
+                    "initiator", lambda service: service.claim(sid, claim), deadline_s=READ_DEADLINE_S
+                )
+
+            return run
+
+        async for outcome in self._each([put(sid) for sid in sids]):
+            yield outcome
+
+    @varlinkmethod(return_parameter="sessions")
+    async def Sessions(self) -> list[SessionState]:  # noqa: N802
+        """The sessions looked after, and who claims them."""
+
+        async def ask(service: Any) -> Any:
+            return service.status()
+
+        return [
+            {
+                "sid": found.sid,
+                "target": found.target,
+                "address": found.portal.address,
+                "port": found.portal.port,
+                "iface": found.iface_name,
+                "claims": list(found.claims),
+                "phase": found.phase,
+                "attempts": found.attempts,
+                "recoveries": found.recoveries,
+                "last_error": found.last_error,
+            }
+            for found in await self._caller.call("initiator", ask, deadline_s=READ_DEADLINE_S)
+        ]
 
     @varlinkmethod(return_parameter="sessions")
     async def History(self) -> list[SessionHistory]:  # noqa: N802
@@ -292,6 +372,7 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
                 "port": found.portal.port,
                 "iface": found.iface_name,
                 "transport": found.transport,
+                "claims": list(found.claims),
                 "ended_s": found.ended_s,
                 "moments": [
                     {"at_s": each.at_s, "state": each.state, "reason": each.reason, "attempts": each.attempts}
@@ -312,26 +393,27 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
             "named": [{"name": name, "value": value} for name, value in found.named],
         }
 
-    async def _each(self, jobs: list[Callable[[], Awaitable[int]]], *, wait: bool = True) -> AsyncIterator[Outcome]:
+    async def _each(self, jobs: list[Callable[[], Awaitable[_Result]]], *, wait: bool = True) -> AsyncIterator[Outcome]:
         """Run all jobs, some at once, and give each outcome when it is there; the last one ends the stream."""
         if not 1 <= len(jobs) <= OBJECTS_MAX:
             raise LocalError(f"a call must name 1 to {OBJECTS_MAX} objects, not {len(jobs)}")
         room = asyncio.Semaphore(LOGINS_AT_ONCE)
         done: asyncio.Queue[Outcome] = asyncio.Queue()
 
-        async def run(index: int, job: Callable[[], Awaitable[int]]) -> None:
+        async def run(index: int, job: Callable[[], Awaitable[_Result]]) -> None:
             try:
                 async with room:
-                    done.put_nowait({"index": index, "sid": await job(), "failure": None})
+                    sid, claims = await job()
+                done.put_nowait({"index": index, "sid": sid, "failure": None, "claims": list(claims)})
             except Exception as error:
-                done.put_nowait({"index": index, "sid": None, "failure": failure(error)})
+                done.put_nowait({"index": index, "sid": None, "failure": failure(error), "claims": []})
 
         for index, job in enumerate(jobs):
             task = asyncio.create_task(run(index, job))
             self._background.add(task)
             task.add_done_callback(self._background.discard)
         if not wait:
-            raise LastResult({"index": 0, "sid": None, "failure": None})
+            raise LastResult({"index": 0, "sid": None, "failure": None, "claims": []})
         for _ in jobs[1:]:
             yield await done.get()
         raise LastResult(await done.get())
@@ -341,17 +423,6 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
         for task in self._background:
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
-
-
-def _refuse_if_used(sid: int) -> None:
-    """IscsiFailure (28) when somebody uses the session's disks; it names them all."""
-    found = usage.users(sid)
-    if found:
-        raise IscsiFailure(
-            IscsiErr.BUSY,
-            f"session {sid} is in use: {', '.join(found)}",
-            hint="unmount and release them first; iscsid.safe_logout in iscsid.conf asks for this check",
-        )
 
 
 def _limited(deadline_s: float) -> float:

@@ -147,11 +147,13 @@ class DiscoveryAnswer:
 
 @dataclass(frozen=True, slots=True)
 class SessionStatus:
-    """What the service knows of a session beyond the kernel's account."""
+    """What the service knows of a session beyond the kernel's account. `claims`: who wants it (`claims.py`)."""
 
     sid: int
     target: str
     portal: Portal
+    iface_name: str
+    claims: tuple[str, ...]
     phase: str  # in words: "logged in", "connection lost, being brought back", ...
     attempts: int  # to bring it back, since it was up
     recoveries: int  # how often it came back
@@ -177,5 +179,6 @@ class SessionHistory:
     portal: Portal
     iface_name: str
     transport: str
+    claims: tuple[str, ...]  # who wants it, or wanted it last
     moments: tuple[HistoryMoment, ...]
     ended_s: float | None

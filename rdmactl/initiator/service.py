@@ -21,17 +21,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from rdmactl.errors import RdmactlError
-from rdmactl.initiator import modules, params, scan, sysfs
+from rdmactl.initiator import modules, params, scan, sysfs, usage
 from rdmactl.initiator.adoption import Adoption, judge, maker_lives
 from rdmactl.initiator.api import (
     DiscoveryAnswer,
     DiscoveryRequest,
-    HistoryMoment,
     LoginRequest,
     SessionHistory,
     SessionStatus,
 )
 from rdmactl.initiator.breaker import Breakers
+from rdmactl.initiator.claims import ADMINISTRATOR, Claims, checked, with_claim, without_claim
 from rdmactl.initiator.discovery import Discoveries
 from rdmactl.initiator.events import EVENTS, Inboxes
 from rdmactl.initiator.failures import TryAgain, as_failure
@@ -41,7 +41,7 @@ from rdmactl.initiator.login import Logins
 from rdmactl.initiator.logout import log_out
 from rdmactl.initiator.paths import PATHS, Paths
 from rdmactl.initiator.recovery import Keeper, pauses
-from rdmactl.initiator.runtime import RuntimeRecords
+from rdmactl.initiator.runtime import Kept, RuntimeRecords
 from rdmactl.initiator.session import Phase, Session
 from rdmactl.initiator.sysfs import SessionView
 from rdmactl.initiator.tasks import Tasks
@@ -65,6 +65,7 @@ _LONGEST_PAUSE_S = 2.0
 _DEFAULT_TOTAL_S = 120.0  # of a first login when the record sets no limit
 _UNWELCOME_LIMIT = 3  # connections ended upon our CHAP response: no longer a coincidence
 _CLEAN_UP_S = 5.0
+_USES_S = 30.0
 _STATISTICS_S = 5.0
 _PAST_MAX = 256  # ended sessions whose timelines are still told
 _LOST = 1011  # ISCSI_ERR_CONN_FAILED
@@ -139,41 +140,95 @@ class InitiatorService:
         """SendTargets over TCP or iSER, or a query to an iSNS server. IscsiFailure."""
         return await self._discoveries.discover(request)
 
-    async def login(self, request: LoginRequest) -> int:
-        """Log in; the sid. With scan "auto" the LUNs are scanned and their block devices there. IscsiFailure."""
-        with _told(str(request)), self._claimed(request), self._cancellable():
+    async def login(self, request: LoginRequest, claim: str = ADMINISTRATOR) -> int:
+        """Log in; the sid. With scan "auto" the LUNs are scanned and their block devices there. IscsiFailure.
+
+        The session is claimed for `claim`. When there are enough (15), those there are get the claim as well.
+        """
+        checked(claim)
+        try:
+            return await self._log_in(request, claim)
+        except IscsiFailure as failure:
+            if failure.err is IscsiErr.SESS_EXISTS:
+                for session in [each for each in self._sessions.values() if each.request.identity == request.identity]:
+                    self._claim(session, claim)
+            raise
+
+    async def _log_in(self, request: LoginRequest, claim: str) -> int:
+        with _told(str(request)), self._room_for(request), self._cancellable():
             handle = await self._lane.blocking(
                 lambda: self._ready_transport(request.transport, self._root), deadline_s=_MODULES_S
             )
             session = await self._first_login(request, handle)
+            session.claims = (claim,)
             self._supervise(session, "logged in")
-        if self._runtime is not None:
-            self._runtime.save(session.sid, request)
+        self._keep_record(session)
         log.info("%s: logged in", session)
         if request.settings.scan == "auto":
             await self._scan(session)
         return session.sid
 
-    async def logout(self, sid: int) -> None:
-        """Log out and leave nothing. IscsiFailure: 2 no such session, 28 still being torn down after a long time.
+    async def logout(
+        self, sid: int, claim: str = ADMINISTRATOR, *, everybody: bool = False, safe: bool = False
+    ) -> Claims:
+        """Give a claim up, or those of `everybody`; with the last one log out and leave nothing. What claims are left.
 
-        A session that is being logged in or out just now is waited for: sysfs shows it before its login is over here,
-        and of two who want it gone the second one is as content as the first.
+        IscsiFailure: 2 no such session, 28 `claim` holds none and others do; 28 its disks are in use and it shall be
+        `safe`; 28 still being torn down after a long time. A session that is being logged in or out just now is waited
+        for: sysfs shows it before its login is over here, and of two who want it gone the second one is as content as
+        the first.
         """
-        known = sid in self._inboxes
-        while (inbox := self._inboxes.get(sid)) is not None and not inbox.settled.is_set():
-            await inbox.settled.wait()
-        session = self._sessions.get(sid) or self._found(sid)
-        if session is None and known:
-            return
+        checked(claim)
+        session = await self._settled(sid)
+        if session is not None and safe and (everybody or session.claims == (claim,)):
+            await self._lane.blocking(lambda: usage.refuse_if_used(sid, self._root), deadline_s=_USES_S)
+            session = await self._settled(sid)
         if session is None:
-            raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"no session {sid}")
-        self._sessions[sid] = session
+            return ()
+        left = () if everybody else without_claim(session.claims, claim, str(session))
+        if left:
+            session.claims = left
+            self._keep_record(session)
+            log.info("%s: %s gave its claim up, it stays for %s", session, claim, ", ".join(left))
+            return left
         session.phase = Phase.LOGOUT
         session.inbox.settled.clear()
         with _told(str(session)):
-            await self._tasks.complete(self._log_out(session))
+            await self._tasks.complete(self._end(session))
         log.info("%s: logged out", session)
+        return ()
+
+    async def claim(self, sid: int, claim: str) -> Claims:
+        """Keep a session that is there for one more; all its claims. IscsiFailure: 2 no such session."""
+        checked(claim)
+        session = await self._settled(sid)
+        if session is None:
+            raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"session {sid} has just been logged out")
+        self._claim(session, claim)
+        return session.claims
+
+    async def _settled(self, sid: int) -> Session | None:
+        """A session that nobody is logging in or out; None when it has gone just now. IscsiFailure: no such session."""
+        known = sid in self._inboxes
+        while (inbox := self._inboxes.get(sid)) is not None and not inbox.settled.is_set():
+            await inbox.settled.wait()
+        session = self._sessions.get(sid)
+        if session is None:
+            view = sysfs.session(sid, self._root)
+            session = None if view is None else self._take_over(view)
+        if session is None and not known:
+            raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"no session {sid}")
+        return session
+
+    def _claim(self, session: Session, claim: str) -> None:
+        before, session.claims = session.claims, with_claim(session.claims, claim)
+        if session.claims != before:
+            self._keep_record(session)
+            log.info("%s: %s claims it, too", session, claim)
+
+    def _keep_record(self, session: Session) -> None:
+        if self._runtime is not None:
+            self._runtime.save(session.sid, session.request, session.claims)
 
     async def statistics(self, sid: int) -> Statistics:
         """Counters of a session, whoever made it. IscsiFailure: 2 no such session, 33 no answer."""
@@ -193,18 +248,13 @@ class InitiatorService:
 
     def status(self) -> list[SessionStatus]:
         """The sessions this service looks after."""
-        return [
-            SessionStatus(
-                s.sid, s.request.target, s.request.portal, s.phase.value, s.attempts, s.recoveries, s.last_error
-            )
-            for s in self._sessions.values()
-        ]
+        return [session.status() for session in self._sessions.values()]
 
     def history(self) -> list[SessionHistory]:
         """The timelines of the sessions looked after, and of the last ones that have ended."""
-        return [*self._past, *(_history(session, None) for session in self._sessions.values())]
+        return [*self._past, *(session.history() for session in self._sessions.values())]
 
-    async def _log_out(self, session: Session) -> None:
+    async def _end(self, session: Session) -> None:
         try:
             await self._unsupervised(session)
             session.phase = Phase.LOGOUT
@@ -217,14 +267,14 @@ class InitiatorService:
         """It is gone, or will not be looked after any more."""
         self._inboxes.close(session.sid)
         if self._sessions.pop(session.sid, None) is not None:
-            self._past.append(_history(session, time.time()))
+            self._past.append(session.history(time.time()))
         if self._runtime is not None and session.inbox.destroyed.is_set():
             self._runtime.forget(session.sid)
 
     # ---------------------------------------------------------------- first login
 
     @contextlib.contextmanager
-    def _claimed(self, request: LoginRequest) -> Iterator[None]:
+    def _room_for(self, request: LoginRequest) -> Iterator[None]:
         """Hold the right to make one session of this identity; IscsiFailure (15) when there are enough."""
         present = self._present(request)
         if present >= request.sessions_wanted:
@@ -354,7 +404,7 @@ class InitiatorService:
         found: dict[Adoption, int] = {}
         for view in views:
             verdict = judge(view, maker_lives(view))
-            session = None if verdict is Adoption.LEAVE else self._found(view.sid)
+            session = None if verdict is Adoption.LEAVE else self._found(view)
             if session is None:
                 continue
             log.debug("%s found: %s", session, verdict.value)
@@ -367,19 +417,30 @@ class InitiatorService:
         for verdict, count in found.items():
             log.info("%d sessions found %s", count, verdict.value)
 
-    def _found(self, sid: int) -> Session | None:
-        """A session of the kernel this service has not made; how its endpoint is called is not known."""
-        view = sysfs.session(sid, self._root)
-        handle = None if view is None else sysfs.transport_handle(view.transport, self._root)
-        if view is None or handle is None or view.flash:
-            return None
-        kernel = KernelSession(sid, view.host_no, view.transport, handle)
-        return Session(kernel, self._request_of(view), self._inboxes.open(sid))
+    def _take_over(self, view: SessionView) -> Session | None:
+        """Somebody else has made it since this service started, and now it is asked for here."""
+        session = self._found(view)
+        verdict = judge(view, maker_is_alive=True)
+        if session is not None and verdict in (Adoption.WATCH, Adoption.RECOVER):
+            self._supervise(session, "taken over: another program made it", lost=verdict is Adoption.RECOVER)
+        elif session is not None:  # its maker is still at work: nobody else may read its events
+            self._sessions[session.sid] = session
+            session.inbox.settled.set()
+        return session
 
-    def _request_of(self, view: SessionView) -> LoginRequest:
+    def _found(self, view: SessionView) -> Session | None:
+        """A session of the kernel this service has not made; how its endpoint is called is not known."""
+        handle = sysfs.transport_handle(view.transport, self._root)
+        if handle is None or view.flash:
+            return None
+        kernel = KernelSession(view.sid, view.host_no, view.transport, handle)
+        kept = self._kept(view)
+        return Session(kernel, kept.request, self._inboxes.open(view.sid), kept.claims)
+
+    def _kept(self, view: SessionView) -> Kept:
         """What a session was asked for with: as kept at its login, else as recorded, else as the kernel knows."""
         kept = None if self._runtime is None else self._runtime.load(view)
-        return kept or self._settings_of(view) or params.adopted_request(view)
+        return kept or Kept(self._settings_of(view) or params.adopted_request(view), (ADMINISTRATOR,))
 
     def _overrun_noted(self) -> None:
         self._overruns += 1
@@ -408,16 +469,6 @@ class InitiatorService:
             await asyncio.wait(self._calls, timeout=_CLEAN_UP_S)
         await self._tasks.finish(_CLEAN_UP_S)
         await self._discoveries.close()
-
-
-def _history(session: Session, ended_s: float | None) -> SessionHistory:
-    moments = tuple(
-        HistoryMoment(moment.at_s, moment.phase.value, moment.reason, moment.attempts) for moment in session.timeline
-    )
-    request = session.request
-    return SessionHistory(
-        session.sid, request.target, request.portal, request.iface_name, request.transport, moments, ended_s
-    )
 
 
 @contextlib.contextmanager

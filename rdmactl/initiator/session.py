@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from rdmactl.initiator.api import LoginRequest
+from rdmactl.initiator.api import HistoryMoment, LoginRequest, SessionHistory, SessionStatus
+from rdmactl.initiator.claims import ADMINISTRATOR, Claims
 from rdmactl.initiator.events import Inbox
 from rdmactl.initiator.kernel import KernelSession
 
@@ -44,6 +45,7 @@ class Session:
     kernel: KernelSession
     request: LoginRequest
     inbox: Inbox
+    claims: Claims = (ADMINISTRATOR,)
     phase: Phase = Phase.LOGIN
     time2wait_s: float = 0.0  # agreed with the target: the pause before a relogin
     attempts: int = 0  # to bring it back, since it was up
@@ -59,6 +61,33 @@ class Session:
     def note(self, at_s: float, reason: str) -> None:
         """Put the phase the session is in now on its timeline."""
         self.timeline.append(Moment(at_s, self.phase, reason, self.attempts))
+
+    def status(self) -> SessionStatus:
+        """What is known of it now."""
+        return SessionStatus(
+            self.sid,
+            self.request.target,
+            self.request.portal,
+            self.request.iface_name,
+            self.claims,
+            self.phase.value,
+            self.attempts,
+            self.recoveries,
+            self.last_error,
+        )
+
+    def history(self, ended_s: float | None = None) -> SessionHistory:
+        """Its timeline; `ended_s` when it has ended."""
+        return SessionHistory(
+            self.sid,
+            self.request.target,
+            self.request.portal,
+            self.request.iface_name,
+            self.request.transport,
+            self.claims,
+            tuple(HistoryMoment(each.at_s, each.phase.value, each.reason, each.attempts) for each in self.timeline),
+            ended_s,
+        )
 
     def __str__(self) -> str:
         return f"session {self.sid} ({self.request})"

@@ -3,7 +3,7 @@
 
 For `iscsid.safe_logout = Yes`: a session in use is not logged out. What a mounted file system is on is told by device
 number, so it does not matter by which name it was mounted; holders are followed all the way up.
-Not here: whether that matters (`rdmactl.control`). Defined by proc(5), mountinfo and swaps; sysfs, block/*/holders.
+Not here: when that matters (`service.py`). Defined by proc(5), mountinfo and swaps; sysfs, block/*/holders.
 """
 
 from __future__ import annotations
@@ -12,11 +12,23 @@ import os
 from collections.abc import Iterable, Iterator
 
 from rdmactl.initiator import sysfs
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 
-__all__ = ["users"]
+__all__ = ["refuse_if_used", "users"]
 
 _HEADER_LINES = 1
 _LEVELS_MAX = 16  # of device mapper upon device mapper
+
+
+def refuse_if_used(sid: int, root: str = "/sys", proc: str = "/proc") -> None:
+    """IscsiFailure (28) when somebody uses the session's disks; it names them all."""
+    found = users(sid, root, proc)
+    if found:
+        raise IscsiFailure(
+            IscsiErr.BUSY,
+            f"session {sid} is in use: {', '.join(found)}",
+            hint="unmount and release them first",
+        )
 
 
 def users(sid: int, root: str = "/sys", proc: str = "/proc") -> list[str]:

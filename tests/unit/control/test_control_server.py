@@ -21,7 +21,8 @@ from rdmactl.control.client import Client, RemoteError
 from rdmactl.control.roles import RoleLock, claim_role
 from rdmactl.control.server import ControlServer
 from rdmactl.errors import DeadlineExceeded, LocalError
-from rdmactl.initiator.api import DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest, LoginRequest
+from rdmactl.initiator.api import DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest, LoginRequest, SessionStatus
+from rdmactl.initiator.claims import Claims
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iwpm.service import PortMapperStatus
@@ -34,6 +35,7 @@ from rdmactl.netlink.supervisor import LaneState, LaneStatus
 pytestmark = pytest.mark.fake
 
 ME = os.getuid()
+SHARED = 9  # a session that others claim as well
 RECORD = {
     "node.name": "iqn.2003-01.org.example:disk1",
     "node.conn[0].address": "192.0.2.10",
@@ -48,7 +50,8 @@ class FakeInitiator:
     def __init__(self) -> None:
         self.logins: list[LoginRequest] = []
         self.discoveries: list[DiscoveryRequest] = []
-        self.logouts: list[int] = []
+        self.logouts: list[tuple[int, str, bool, bool]] = []
+        self.claims: list[str] = []
         self.arrived = asyncio.Semaphore(0)
         self.go_on = asyncio.Event()
 
@@ -57,8 +60,9 @@ class FakeInitiator:
         portals = (Portal("fd00::1", 3260), 1), (Portal("192.0.2.1", 3261), -1)
         return DiscoveryAnswer((DiscoveredTarget("iqn.a", portals),), 1, ("one entry has no name; left out",))
 
-    async def login(self, request: LoginRequest) -> int:
+    async def login(self, request: LoginRequest, claim: str) -> int:
         self.logins.append(request)
+        self.claims.append(claim)
         self.arrived.release()
         if request.target.endswith(":refused"):
             raise IscsiFailure(IscsiErr.TRANS_TIMEOUT, f"{request} refuses the connection", hint="look at the target")
@@ -68,8 +72,15 @@ class FakeInitiator:
             await self.go_on.wait()
         return 40 + len(self.logins)
 
-    async def logout(self, sid: int) -> None:
-        self.logouts.append(sid)
+    async def logout(self, sid: int, claim: str, *, everybody: bool, safe: bool) -> Claims:
+        self.logouts.append((sid, claim, everybody, safe))
+        return ("boot", "csi") if sid == SHARED else ()
+
+    async def claim(self, sid: int, claim: str) -> Claims:
+        return ("boot", claim)
+
+    def status(self) -> list[SessionStatus]:
+        return [SessionStatus(3, "iqn.a", Portal("fd00::1"), "iser", ("boot",), "logged in", 0, 1, "cut")]
 
     async def statistics(self, sid: int) -> Statistics:
         return Statistics((("txdata_octets", sid), ("rxdata_octets", -1)), (("eh_abort_cnt", 1 << 62),))
@@ -286,27 +297,40 @@ def test_logout(tmp_path: Path) -> None:
     async def scenario(dispatcher: FakeDispatcher) -> None:
         outcomes = await ask_more(tmp_path, "io.rdmactl.Initiator.Logout", {"sids": [3, 4], "deadline_s": 5})
         assert sorted(outcome["sid"] for outcome in outcomes) == [3, 4]
-        assert dispatcher.initiator.logouts == [3, 4]
+        assert dispatcher.initiator.logouts == [(sid, "administrator", False, False) for sid in (3, 4)]
 
     serve(tmp_path, scenario)
 
 
-def test_safe_logout_keeps_what_is_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The setting is read for each call; what is not in use is logged out all the same."""
-    monkeypatch.setenv("RDMACTL_CONFIG_DIRECTORY", str(tmp_path))
-    used = {3: ["sda is mounted on /srv", "sdb is swap space"], 4: []}
-    monkeypatch.setattr("rdmactl.initiator.usage.users", lambda sid: used[sid])
+def test_claims(tmp_path: Path) -> None:
+    """In whose name; and who is left."""
 
     async def scenario(dispatcher: FakeDispatcher) -> None:
-        call = ("io.rdmactl.Initiator.Logout", {"sids": [3, 4], "deadline_s": 5})
-        (tmp_path / "iscsid.conf").write_text("iscsid.safe_logout = Yes\n")
-        outcomes = {outcome["index"]: outcome for outcome in await ask_more(tmp_path, *call)}
-        assert outcomes[0]["failure"]["err"] == IscsiErr.BUSY
-        assert outcomes[0]["failure"]["message"] == "session 3 is in use: sda is mounted on /srv, sdb is swap space"
-        assert outcomes[1]["sid"] == 4
-        (tmp_path / "iscsid.conf").write_text("iscsid.safe_logout = No\n")
-        assert sorted(outcome["sid"] for outcome in await ask_more(tmp_path, *call)) == [3, 4]
-        assert dispatcher.initiator.logouts == [4, 3, 4]
+        where = "io.rdmactl.Initiator"
+        await ask_more(tmp_path, f"{where}.Login", {"records": [RECORD], "deadline_s": 5, "claim": "csi"})
+        await ask_more(tmp_path, f"{where}.Login", {"records": [RECORD], "deadline_s": 5})
+        assert dispatcher.initiator.claims == ["csi", "administrator"]
+        assert await ask_more(tmp_path, f"{where}.Claim", {"sids": [3], "claim": "csi"}) == [
+            {"index": 0, "sid": 3, "failure": None, "claims": ["boot", "csi"]}
+        ]
+        words = {"sids": [SHARED], "deadline_s": 5, "claim": "csi", "everybody": True, "safe": True}
+        (outcome,) = await ask_more(tmp_path, f"{where}.Logout", words)
+        assert outcome["claims"] == ["boot", "csi"]
+        assert dispatcher.initiator.logouts == [(SHARED, "csi", True, True)]
+        (session,) = (await ask(tmp_path, f"{where}.Sessions", {}))["sessions"]
+        assert (session["sid"], session["address"], session["claims"]) == (3, "fd00::1", ["boot"])
+
+    serve(tmp_path, scenario)
+
+
+def test_safe_logout_is_read_for_each_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RDMACTL_CONFIG_DIRECTORY", str(tmp_path))
+
+    async def scenario(dispatcher: FakeDispatcher) -> None:
+        for setting in ("Yes", "No"):
+            (tmp_path / "iscsid.conf").write_text(f"iscsid.safe_logout = {setting}\n")
+            await ask_more(tmp_path, "io.rdmactl.Initiator.Logout", {"sids": [3], "deadline_s": 5})
+        assert dispatcher.initiator.logouts == [(3, "administrator", False, safe) for safe in (True, False)]
 
     serve(tmp_path, scenario)
 
@@ -326,7 +350,7 @@ def test_without_waiting_there_is_one_outcome_at_once(tmp_path: Path) -> None:
     async def scenario(dispatcher: FakeDispatcher) -> None:
         parameters = {"records": [RECORD | {"node.name": "iqn.x:slow"}, RECORD], "deadline_s": 5, "wait": False}
         assert await ask_more(tmp_path, "io.rdmactl.Initiator.Login", parameters) == [
-            {"index": 0, "sid": None, "failure": None}
+            {"index": 0, "sid": None, "failure": None, "claims": []}
         ]
         async with asyncio.timeout(5):
             await dispatcher.initiator.arrived.acquire()

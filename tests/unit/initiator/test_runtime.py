@@ -12,10 +12,11 @@ import pytest
 
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.api import ChapSettings, LoginRequest, SessionSettings
-from rdmactl.initiator.runtime import RuntimeRecords
+from rdmactl.initiator.runtime import Kept, RuntimeRecords
 from rdmactl.iscsi.portal import Portal
 from tests.fake.iscsi_sysfs import FakeSysfs
 
+CLAIMS = ("csi driver", "boot")
 SECRET = "a-secret-of-ours"
 REQUEST = LoginRequest(
     "iqn.2026-11.test:t0",
@@ -48,12 +49,12 @@ def records(tmp_path: Path) -> RuntimeRecords:
 
 
 def test_what_is_saved_comes_back(records: RuntimeRecords, view: sysfs.SessionView) -> None:
-    records.save(3, REQUEST)
-    assert records.load(view) == REQUEST
+    records.save(3, REQUEST, CLAIMS)
+    assert records.load(view) == Kept(REQUEST, CLAIMS)
 
 
 def test_no_secret_is_written_and_only_root_reads_it(tmp_path: Path, records: RuntimeRecords) -> None:
-    records.save(3, REQUEST)
+    records.save(3, REQUEST, CLAIMS)
     (path,) = (tmp_path / "run").iterdir()
     assert SECRET not in path.read_text()
     assert "joe" not in path.read_text()
@@ -61,7 +62,7 @@ def test_no_secret_is_written_and_only_root_reads_it(tmp_path: Path, records: Ru
 
 
 def test_a_file_about_another_session_is_ignored(records: RuntimeRecords, view: sysfs.SessionView) -> None:
-    records.save(3, replace(REQUEST, portal=Portal("192.0.2.9")))
+    records.save(3, replace(REQUEST, portal=Portal("192.0.2.9")), CLAIMS)
     assert records.load(view) is None
 
 
@@ -69,20 +70,31 @@ def test_nothing_there(records: RuntimeRecords, view: sysfs.SessionView) -> None
     assert records.load(view) is None
 
 
-@pytest.mark.parametrize("key", ["version", "target", "portal", "settings", "netdev"])
+@pytest.mark.parametrize("key", ["version", "target", "portal", "settings", "netdev", "claims"])
 @pytest.mark.parametrize("value", [None, {}, [], "x", -1])
 def test_damage_is_no_error(
     tmp_path: Path, records: RuntimeRecords, view: sysfs.SessionView, key: str, value: object
 ) -> None:
-    records.save(3, REQUEST)
+    records.save(3, REQUEST, CLAIMS)
     path = tmp_path / "run/3.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     found = records.load(view)
-    assert found is None or found == replace(REQUEST, netdev="x")
+    assert found in (None, Kept(replace(REQUEST, netdev="x"), CLAIMS), Kept(REQUEST, ("administrator",)))
+
+
+def test_a_file_of_before_claims_is_the_administrator_s(
+    tmp_path: Path, records: RuntimeRecords, view: sysfs.SessionView
+) -> None:
+    records.save(3, REQUEST, CLAIMS)
+    path = tmp_path / "run/3.json"
+    kept = json.loads(path.read_text())
+    del kept["claims"]
+    path.write_text(json.dumps(kept))
+    assert records.load(view) == Kept(REQUEST, ("administrator",))
 
 
 def test_a_file_cut_short_at_any_length(tmp_path: Path, records: RuntimeRecords, view: sysfs.SessionView) -> None:
-    records.save(3, REQUEST)
+    records.save(3, REQUEST, CLAIMS)
     path = tmp_path / "run/3.json"
     whole = path.read_bytes()
     for length in range(0, len(whole), 7):
@@ -92,12 +104,12 @@ def test_a_file_cut_short_at_any_length(tmp_path: Path, records: RuntimeRecords,
 
 def test_what_belongs_to_nobody_goes(tmp_path: Path, records: RuntimeRecords) -> None:
     for sid in (3, 4, 5):
-        records.save(sid, REQUEST)
+        records.save(sid, REQUEST, CLAIMS)
     records.forget(4)
     records.sweep({5})
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["5.json"]
 
 
 def test_a_directory_that_cannot_be_written_is_only_logged(caplog: pytest.LogCaptureFixture) -> None:
-    RuntimeRecords("/proc/no-such-place").save(3, REQUEST)
+    RuntimeRecords("/proc/no-such-place").save(3, REQUEST, CLAIMS)
     assert "not kept for a restart" in caplog.text

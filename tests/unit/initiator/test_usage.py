@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from rdmactl.initiator.usage import users
+from rdmactl.initiator.usage import refuse_if_used, users
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from tests.fake.iscsi_sysfs import FakeSysfs
 
 SID, HOST_NO = 3, 6
@@ -97,3 +98,12 @@ def test_swap_that_is_switched_off_while_its_name_is_followed(
 
 def test_a_session_that_is_gone(machine: Machine) -> None:
     assert users(99, str(machine.root), str(machine.proc)) == []
+
+
+def test_what_is_in_use_is_refused_with_all_its_uses(machine: Machine) -> None:
+    refuse_if_used(SID, str(machine.root), str(machine.proc))
+    (machine.proc / "swaps").write_text("Filename Type Size Used Priority\n/dev/sda1 partition 1 0 -2\n")
+    machine.mount("21 1 8:0 / /srv rw - ext4 /dev/sda rw")
+    with pytest.raises(IscsiFailure, match="session 3 is in use: sda is mounted on /srv, sda1 is swap space") as caught:
+        refuse_if_used(SID, str(machine.root), str(machine.proc))
+    assert caught.value.err is IscsiErr.BUSY
