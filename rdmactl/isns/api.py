@@ -64,6 +64,7 @@ class WatchConfig:
     server: Portal
     initiator_name: str
     transport: str = "udp"  # how the server reaches us: "udp" or "tcp"
+    port: int = 0  # and where; 0: one that is free
     also_from: tuple[str, ...] = ()  # addresses notifications may come from, beside the server's
     timeout_s: float = 20.0  # connecting, and each answer
     esi_interval_s: int = 60  # status inquiries asked for; the server decides

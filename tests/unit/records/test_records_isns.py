@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which records an iSNS discovery claims: with a discovery record of its own, and without one, as iscsiadm leaves it."""
+"""Which records an iSNS discovery claims: with a discovery record of its own, and without one, as iscsiadm has it."""
 
 from __future__ import annotations
 
