@@ -54,6 +54,7 @@ __all__ = [
     "new_discovery",
     "new_iface",
     "new_node",
+    "new_nodes",
     "node_record",
     "portals_for_new",
     "rewrite_iface",
@@ -198,6 +199,14 @@ def new_node(store: Store, node: NodeId, iface: Record, settings: Sequence[Setti
                 store.delete_node(other)
     store.write_node(node, record, source.text)
     return record
+
+
+def new_nodes(
+    store: Store, nodes: Sequence[NodeId], iface: Record, settings: Sequence[Setting], source: Source = STATIC
+) -> None:
+    """Write fresh node records bound to one interface, over those that may exist: as `new_node`, but in one go."""
+    if nodes:
+        store.write_nodes(nodes, node_record(nodes[0], iface, settings, source), source.text)
 
 
 def portals_for_new(store: Store, selection: Selection, tpgt: int, iface: str) -> list[NodeId]:
@@ -353,27 +362,33 @@ def add_found(
 
     `changes.add` keeps records that exist; `changes.overwrite` resets them, and adds missing ones as well.
     """
-    for portal in found:
-        node = NodeId(*portal, plain(iface["iface.iscsi_ifacename"]))
-        if changes.overwrite or (changes.add and store.node(node) is None):
-            new_node(store, node, iface, settings, source)
+    if not (changes.overwrite or changes.add):
+        return
+    name = plain(iface["iface.iscsi_ifacename"])
+    nodes = [NodeId(*portal, name) for portal in found]
+    new = nodes if changes.overwrite else [node for node in nodes if store.source(node) is None]
+    new_nodes(store, new, iface, settings, source)
 
 
 def delete_stale(
-    store: Store, found: Collection[NodeId], source: Source, in_use: Callable[[NodeId], bool]
+    store: Store,
+    found: Collection[NodeId],
+    source: Source,
+    in_use: Callable[[NodeId], bool],
+    *,
+    preserve: bool = False,
 ) -> list[NodeId]:
     """Delete the records of a source that it has not reported again, through the interfaces that were asked.
 
-    Those in use stay and are returned. A discovery through other interfaces than before takes the place of the earlier.
+    Those in use stay and are returned. With `preserve`, those that were changed since they were made stay as well. A
+    discovery through other interfaces than before takes the place of the earlier.
     """
     here = set(found)
-    kept = []
-    for node in _found_before(store, source):
-        if node not in here:
-            if in_use(node):
-                kept.append(node)
-            else:
-                store.delete_node(node)
+    stale = [node for node in _found_before(store, source) if node not in here]
+    if preserve:
+        stale = [node for node in stale if not store.is_changed(node)]
+    kept = [node for node in stale if in_use(node)]
+    store.delete_nodes(node for node in stale if node not in kept)
     return kept
 
 

@@ -14,12 +14,19 @@ if TYPE_CHECKING:
 
     from rdmactl.records.model import Record
 
-__all__ = ["format_record", "has_undecoded", "parse_record", "secrets_of"]
+__all__ = ["check_words", "format_record", "has_undecoded", "parse_record", "secrets_of"]
 
 
 def has_undecoded(values: Iterable[object]) -> bool:
     """Whether a text had bytes that are no UTF-8."""
     return any(isinstance(value, str) and any("\udc80" <= c <= "\udcff" for c in value) for value in values)
+
+
+def check_words(*words: str) -> None:
+    """StoreError for a name or an address that could end a line."""
+    for word in words:
+        if not word.isprintable():
+            format_record({"a name": word})
 
 
 def format_record(record: Record) -> str:

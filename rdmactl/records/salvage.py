@@ -15,8 +15,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.errors import StoreError
+from rdmactl.records.guard import BUSY_S
 from rdmactl.records.schema import APPLICATION_ID, MIGRATIONS
-from rdmactl.records.store import BUSY_S, FILE_NAME, Store
+from rdmactl.records.store import FILE_NAME, Store
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,8 @@ A node record is found by (target, portal directory, interface), where the porta
 open-iscsi names its directories (no tag for an unknown one): sorting by it gives iscsiadm's order.
 
 Not here: the tables and their versions (`schema.py`), what a command does to records (`operations.py`), keys and values
-(`model.py`), texts of rows (`rows.py`), files and trees (`tree_import.py`, `tree_export.py`).
+(`model.py`), texts of rows (`rows.py`), what its errors become (`guard.py`), files and trees (`tree_import.py`,
+`tree_export.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import os
 import sqlite3
 
 from rdmactl.errors import StoreError
-from rdmactl.records.rows import format_record, has_undecoded, parse_record, secrets_of
+from rdmactl.records.guard import BUSY_S, Guard
+from rdmactl.records.rows import check_words, format_record, has_undecoded, parse_record, secrets_of
 from rdmactl.records.schema import MIGRATIONS, prepare
 
 TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
@@ -42,15 +44,19 @@ __all__ = ["DEFAULT_STATE_DIRECTORY", "Change", "NodeId", "Store", "state_direct
 DEFAULT_STATE_DIRECTORY = "/var/lib/rdmactl"
 FILE_NAME = "records.db"
 
-BUSY_S = 30.0
-"""How long a writer waits for another: as long as iscsiadm waits for its lock."""
-
 Change = tuple[str, str, str, str, str]
 """A record that the mirror has to look at: kind, three parts of its name, and the source of a node record."""
 
 _PARSED_MAX = 64
 """Profiles kept in parsed form: hosts have a handful."""
 
+
+_WHERE_NODE = " WHERE target = ? AND portal = ? AND iface = ?"
+_INSERT_NODE = """
+INSERT INTO nodes (target, portal, iface, address, port, tpgt, source, profile) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+_IDENTITY_KEYS = ("node.name", "node.tpgt", "node.conn[0].address", "node.conn[0].port")
+"""The keys of a node record that are columns here."""
 
 _THE_NODE = "FROM nodes WHERE target = ?1 AND portal = ?2 AND iface = ?3"
 _NODE = f"""
@@ -157,7 +163,7 @@ class Store:
 
     def source(self, node: NodeId) -> str | None:
         """Where a node record comes from; "" for one that no discovery and no command claims, None if there is none."""
-        rows = self._select("SELECT source FROM nodes WHERE target = ? AND portal = ? AND iface = ?", _identity(node))
+        rows = self._select(f"SELECT source FROM nodes{_WHERE_NODE}", _identity(node))  # noqa: S608
         return str(rows[0][0]) if rows else None
 
     def node(self, node: NodeId) -> Record | None:
@@ -171,13 +177,32 @@ class Store:
         format_record(known | {"iface.iscsi_ifacename": node.iface})
         self.delete_node(node)
         profile = self._profile(format_record({key: value for key, value in record.items() if value != known.get(key)}))
-        sql = (
-            "INSERT INTO nodes (target, portal, iface, address, port, tpgt, source, profile)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-        )
-        values = (node.target, node.directory, node.iface, node.address, node.port, node.tpgt, source, profile)
-        self._insert("node", sql, values, record)
-        self._note_nodes(" WHERE target = ? AND portal = ? AND iface = ?", _identity(node))
+        values = (*_identity(node), node.address, node.port, node.tpgt, source, profile)
+        self._insert("node", _INSERT_NODE, values, record)
+        self._note_nodes(_WHERE_NODE, _identity(node))
+
+    def write_nodes(self, nodes: Sequence[NodeId], record: Record, source: str) -> None:
+        """Add or replace many that are alike but for what identifies them, which is not looked at in `record`.
+
+        A record without tag gives way to one with a tag for the same portal.
+        """
+        for node in nodes:
+            check_words(node.target, node.address, node.iface)
+        identities = [_identity(node) for node in nodes]
+        tagged = [(node.target, node.address, node.port) for node in nodes if node.tpgt != -1]
+        self._delete_all(" WHERE target = ? AND address = ? AND port = ? AND tpgt = -1", tagged)
+        self._delete_all(_WHERE_NODE, identities)
+        profile = self._profile(format_record({k: v for k, v in record.items() if k not in _IDENTITY_KEYS}))
+        rows = [
+            (*identity, node.address, node.port, node.tpgt, source, profile)
+            for identity, node in zip(identities, nodes, strict=True)
+        ]
+        self._execute_many(f"{_INSERT_NODE} ON CONFLICT DO NOTHING", rows)  # twice the same portal is one record
+        for key, value in secrets_of(record):
+            sql = "INSERT OR REPLACE INTO secrets (kind, id, key, value) SELECT 'node', id, ?, ? FROM nodes"
+            self._execute_many(sql + _WHERE_NODE, [(key, value, *identity) for identity in identities])
+        for identity in identities if self._followed else ():
+            self._note_nodes(_WHERE_NODE, identity)
 
     def update_nodes(
         self,
@@ -209,9 +234,17 @@ class Store:
 
     def delete_node(self, node: NodeId) -> bool:
         """Whether there was one."""
-        where = " WHERE target = ? AND portal = ? AND iface = ?"
-        self._note_nodes(where, _identity(node))
-        return self.execute(f"DELETE FROM nodes{where}", _identity(node)) > 0  # noqa: S608
+        self._note_nodes(_WHERE_NODE, _identity(node))
+        return self.execute(f"DELETE FROM nodes{_WHERE_NODE}", _identity(node)) > 0  # noqa: S608
+
+    def delete_nodes(self, nodes: Iterable[NodeId]) -> None:
+        """Delete many."""
+        self._delete_all(_WHERE_NODE, [_identity(node) for node in nodes])
+
+    def is_changed(self, node: NodeId) -> bool:
+        """Whether a key of a node record was changed since the record was made."""
+        sql = f"SELECT 1 FROM settings WHERE node = (SELECT id {_THE_NODE}) LIMIT 1"  # noqa: S608
+        return bool(self._select(sql, _identity(node)))
 
     # Discovery records
 
@@ -299,6 +332,15 @@ class Store:
         with self._errors():
             return self._database.execute(sql, values).rowcount
 
+    def _execute_many(self, sql: str, rows: Sequence[Sequence[str | int]]) -> None:
+        with self._errors():
+            self._database.executemany(sql, rows)
+
+    def _delete_all(self, where: str, rows: Sequence[Sequence[str | int]]) -> None:
+        for row in rows if self._followed else ():
+            self._note_nodes(where, row)
+        self._execute_many(f"DELETE FROM nodes{where}", rows)  # noqa: S608
+
     def _open(self, migrations: Sequence[str]) -> sqlite3.Connection:
         directory = os.path.dirname(self.path)
         try:
@@ -316,8 +358,8 @@ class Store:
                 raise
         return database
 
-    def _errors(self) -> _Errors:
-        return _Errors(self.path)
+    def _errors(self) -> Guard:
+        return Guard(self.path)
 
     def _select(self, sql: str, values: Sequence[str | int] = ()) -> list[tuple[Any, ...]]:
         with self._errors():
@@ -414,29 +456,6 @@ class Store:
             self.execute(sql + where, values)
 
 
-class _Errors:
-    """What goes wrong inside becomes a StoreError that names the file."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __enter__(self) -> None:
-        """Nothing to do."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, sqlite3.OperationalError):
-            if "locked" in str(error) or "busy" in str(error):
-                raise StoreError(f"{self._path} has been locked by another program for {BUSY_S:g} s") from None
-            raise StoreError(f"{self._path} cannot be used: {error}", hint="check the disk") from None
-        if isinstance(error, UnicodeEncodeError):
-            raise StoreError("a name that is not UTF-8 cannot be recorded") from None
-        if isinstance(error, sqlite3.DatabaseError):
-            raise StoreError(
-                f"{self._path} is damaged: {error}",
-                hint="run rdmactl records check --repair, which keeps the file aside and saves what can be read",
-            ) from None
-
-
 class _Transaction:
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -453,13 +472,7 @@ def _identity(node: NodeId) -> tuple[str, str, str]:
 
 
 def _identity_keys(node: NodeId) -> Record:
-    """The keys of a node record that are columns here."""
-    return {
-        "node.name": node.target,
-        "node.tpgt": str(node.tpgt),
-        "node.conn[0].address": node.address,
-        "node.conn[0].port": str(node.port),
-    }
+    return dict(zip(_IDENTITY_KEYS, (node.target, str(node.tpgt), node.address, str(node.port)), strict=True))
 
 
 def _where(**conditions: str | int | None) -> tuple[str, list[str | int]]:

@@ -439,3 +439,72 @@ def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     assert caught.value.hint is not None
     assert "records check --repair" in caught.value.hint
     assert (tmp_path / "records.db").read_bytes() == before
+
+
+# Many at once
+
+
+MANY = [node(f"iqn.many:{number}", iface=iface) for number in range(3) for iface in ("default", "eth1")]
+
+
+def test_many_are_written_as_one_by_one(tmp_path: Path) -> None:
+    written: Record = {"node.startup": "manual", "node.session.auth.password": Secret(SECRET)}
+    with Store(str(tmp_path / "a")) as together, Store(str(tmp_path / "b")) as single:
+        for _ in range(2):  # over nothing, and over what is there
+            with together.transaction():
+                together.write_nodes(MANY, written, "static")
+            with single.transaction():
+                for each in MANY:
+                    single.write_node(each, written, "static")
+            assert together.nodes() == single.nodes()
+            assert [together.node(each) for each in MANY] == [single.node(each) for each in MANY]
+            assert {together.source(each) for each in MANY} == {"static"}
+
+
+def test_many_over_changed_ones_reset_them(tmp_path: Path) -> None:
+    with Store(str(tmp_path)) as store, store.transaction():
+        store.write_nodes(MANY, {"node.startup": "manual"}, "static")
+        store.update_nodes({"node.startup": "automatic", "node.session.auth.password": Secret(SECRET)}, iface="eth1")
+        assert [store.is_changed(each) for each in MANY] == [False, True] * 3
+        store.write_nodes(MANY, {"node.startup": "manual"}, "fw")
+        assert [store.node(each) for each in MANY] == [whole(each, {"node.startup": "manual"}) for each in MANY]
+        assert not any(store.is_changed(each) for each in MANY)
+        assert store.nodes_of_source("static") == []
+
+
+def test_twice_the_same_portal_is_one_record(tmp_path: Path) -> None:
+    with Store(str(tmp_path)) as store, store.transaction():
+        store.write_nodes([node(), node()], record(startup="manual"), "static")
+        assert store.nodes() == [node()]
+
+
+def test_a_record_without_tag_gives_way(tmp_path: Path) -> None:
+    with Store(str(tmp_path)) as store, store.transaction():
+        store.write_nodes([node(tpgt=-1), node("iqn.b", tpgt=-1)], record(startup="manual"), "static")
+        store.write_nodes([node(), node("iqn.b", tpgt=-1)], record(startup="manual"), "static")
+        assert store.nodes() == [node(), node("iqn.b", tpgt=-1)]
+
+
+@pytest.mark.parametrize("bad", [node("iqn.a\nnode.x = 1"), node(address="192.0.2.1\x1b"), node(iface="a\rb")])
+def test_none_of_many_has_control_characters(tmp_path: Path, bad: NodeId) -> None:
+    with Store(str(tmp_path)) as store:
+        with pytest.raises(StoreError, match="control character"), store.transaction():
+            store.write_nodes([node(), bad], record(), "static")
+        assert store.nodes() == []
+
+
+def test_many_are_deleted_with_what_belongs_to_them(tmp_path: Path) -> None:
+    with Store(str(tmp_path)) as store, store.transaction():
+        store.write_nodes(MANY, {"node.startup": "manual", "node.session.auth.password": Secret(SECRET)}, "static")
+        store.delete_nodes(MANY)
+        for table in ("nodes", "profiles", "settings", "secrets"):
+            assert store._select(f"SELECT count(*) FROM {table}") == [(0,)]
+
+
+def test_the_text_that_many_share_is_looked_up_once(tmp_path: Path) -> None:
+    with Store(str(tmp_path)) as store, store.transaction():
+        seen: list[str] = []
+        store._database.set_trace_callback(seen.append)
+        store.write_nodes([node(f"iqn.many:{number}") for number in range(100)], record(startup="manual"), "static")
+        store._database.set_trace_callback(None)
+        assert sum("FROM profiles WHERE checksum" in sql or "INTO profiles" in sql for sql in seen) == 2
