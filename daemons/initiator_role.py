@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The initiator, made ready for a daemon: what outlives its restarts kept, records looked up. Face ring.
+"""The initiator and its discovery daemon, made ready: what outlives restarts kept, records looked up. Face ring.
 
-Not here: what it does (`rdmactl.initiator.service`), the life of a daemon (`runner.py`), the port mapper
-(`mapper_role.py`).
+Not here: what they do (`rdmactl.initiator.service`, `rdmactl.discoveryd.service`), the life of a daemon (`runner.py`),
+the port mapper (`mapper_role.py`).
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rdmactl.control.client import runtime_directory
+from rdmactl.discoveryd.initiator import DispatchedInitiator
+from rdmactl.discoveryd.service import DiscoveryService
 from rdmactl.initiator.api import LoginRequest
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.initiator.sysfs import SessionView
+from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.ports import Service
 from rdmactl.records.conf import ensure_initiator_name
 from rdmactl.records.recorded import recorded_request
 
-__all__ = ["initiator", "initiator_name"]
+__all__ = ["discovery_daemon", "initiator", "initiator_name"]
 
 _SESSIONS = "sessions"
 
@@ -30,6 +33,11 @@ def initiator() -> Callable[[], Service]:
         return recorded_request(view, initiator_name())
 
     return lambda: InitiatorService(runtime=runtime, settings_of=recorded)
+
+
+def discovery_daemon(dispatcher: Dispatcher) -> Service:
+    """It asks the initiator next to it."""
+    return DiscoveryService(DispatchedInitiator(dispatcher), initiator_name())
 
 
 def initiator_name() -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from rdmactl.daemons.initiator_role import initiator, initiator_name
+from rdmactl.daemons.initiator_role import discovery_daemon, initiator, initiator_name
 from rdmactl.daemons.options import parse
 from rdmactl.daemons.runner import Program, run
 
@@ -20,6 +20,7 @@ def main() -> int:
         lambda: Program(
             name="iserd",
             services={"initiator": initiator()},
+            attached={"discoveryd": discovery_daemon},
             exit_status={signal.SIGTERM: 0, signal.SIGHUP: 0, signal.SIGINT: 130},
             initiator_name=initiator_name(),
         )

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from rdmactl.daemons.initiator_role import initiator, initiator_name
+from rdmactl.daemons.initiator_role import discovery_daemon, initiator, initiator_name
 from rdmactl.daemons.mapper_role import dump_mappings, port_mapper
 from rdmactl.daemons.options import parse
 from rdmactl.daemons.runner import Program, run
@@ -21,6 +21,7 @@ def main() -> int:
         lambda: Program(
             name="rdmactld",
             services={"iwpm": port_mapper(), "initiator": initiator()},
+            attached={"discoveryd": discovery_daemon},
             exit_status={signal.SIGTERM: 0, signal.SIGHUP: 0, signal.SIGINT: 130},
             dump=dump_mappings,
             initiator_name=initiator_name(),

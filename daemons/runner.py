@@ -19,6 +19,7 @@ import resource
 import signal
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from rdmactl import __version__
@@ -56,13 +57,15 @@ _STOP_S = 5.0
 class Program:
     """What distinguishes one daemon from another.
 
-    `services` by role name; `exit_status` of the signals that end it; `dump` does what SIGUSR1 asks for (None: the
+    `services` by role name; `attached` are further ones, without a role of their own, which work through the dispatcher
+    they are given; `exit_status` of the signals that end it; `dump` does what SIGUSR1 asks for (None: the
     signal is ignored); `serving` is called once when every service serves.
     """
 
     name: str
     services: Mapping[str, Callable[[], Service]]
     exit_status: Mapping[signal.Signals, int]
+    attached: Mapping[str, Callable[[Dispatcher], Service]] = field(default_factory=dict)
     dump: Callable[[Dispatcher], Awaitable[None]] | None = None
     initiator_name: str = ""
     serving: Callable[[], None] = field(default=lambda: None)
@@ -118,6 +121,8 @@ class _Daemon:
         self._dispatcher = Dispatcher(tracer=_tracer())
         for role, factory in program.services.items():
             self._dispatcher.add(role, factory)
+        for name, attach in program.attached.items():
+            self._dispatcher.add(name, partial(attach, self._dispatcher))
         self._control = ControlServer(self._dispatcher, locks, initiator_name=program.initiator_name)
         self._ended_by: asyncio.Future[signal.Signals]
         self._dumps: set[asyncio.Future[None]] = set()
@@ -169,7 +174,7 @@ class _Daemon:
         while True:
             with contextlib.suppress(DeadlineExceeded):
                 return await self._dispatcher.wait_ready(_LOOK_S)
-            lanes = self._dispatcher.status()
+            lanes = [lane for lane in self._dispatcher.status() if lane.name in self._program.services]
             failed = [lane for lane in lanes if not lane.ready and lane.last_error is not None]
             if len(failed) == len(lanes):
                 raise Unavailable("; ".join(f"{lane.last_error}" for lane in failed), code="cannot-start")

@@ -30,12 +30,11 @@ _DOUBLINGS_MAX = 16
 class Timetable:
     """The questions of one record: the first one is due at once.
 
-    `poll_s`: seconds between them; 0 is one question only. `listens`: news are announced, `poll_s` does not count.
-    `uniform(a, b)` is a random number.
+    `poll_s`: seconds between them; 0 is one question only. `uniform(a, b)` is a random number.
     """
 
-    def __init__(self, poll_s: float, uniform: Callable[[float, float], float], *, listens: bool = False) -> None:
-        self.listens = listens
+    def __init__(self, poll_s: float, uniform: Callable[[float, float], float]) -> None:
+        self._listens = False
         self._poll_s = poll_s
         self._uniform = uniform
         self._due: float | None = float("-inf")
@@ -54,16 +53,22 @@ class Timetable:
         """The question was answered. `missing`: the answer does not name all that is known."""
         self._failures = 0
         pause_s = self._poll_s
-        if self.listens:
+        if self._listens:
             pause_s = _CONFIRM_S if missing else QUIET_S
         self._due = self._later(now, pause_s) if pause_s else None
 
     def failed(self, now: float) -> None:
         """There was no answer. Who asks only once goes on until there is one."""
-        first_s = DEFAULT_POLL_S if self.listens else self._poll_s or DEFAULT_POLL_S
+        first_s = DEFAULT_POLL_S if self._listens else self._poll_s or DEFAULT_POLL_S
         pause_s = min(first_s * 2 ** min(self._failures, _DOUBLINGS_MAX), LONGEST_PAUSE_S)
         self._failures += 1
         self._due = self._later(now, max(pause_s, first_s))
+
+    def listening(self, now: float, *, heard: bool) -> None:
+        """Whether news would reach us from now on: then `poll_s` does not count. Who goes deaf asks again soon."""
+        if self._listens and not heard and self._due is not None:
+            self._due = min(self._due, self._later(now, self._poll_s))
+        self._listens = heard
 
     def news(self, now: float) -> None:
         """Something has changed over there."""

@@ -20,12 +20,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rdmactl.discoveryd.initiator import Initiator
+from rdmactl.discoveryd.listening import Ear
 from rdmactl.discoveryd.schedule import LONGEST_PAUSE_S
 from rdmactl.discoveryd.watched import Stamp, Watched, stamp, watched
-from rdmactl.discoveryd.watcher import Watcher, WatchStatus
+from rdmactl.discoveryd.watcher import DiscoveryStatus, Watcher
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator import usage
 from rdmactl.iscsi.portal import Portal
+from rdmactl.isns.watch import Watch
 from rdmactl.netlink.ports import Lane
 
 __all__ = ["DiscoveryService"]
@@ -51,14 +53,14 @@ class DiscoveryService:
         *,
         directory: str | None = None,
         root: str = "/sys",
-        look_s: float = _LOOK_S,
+        ear: Ear = Watch,
         uses: Callable[[int], list[str]] | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._initiator = initiator
         self._initiator_name = initiator_name
         self._directory = directory
-        self._look_s = look_s
+        self._ear = ear
         self._uses = uses or (lambda sid: usage.users(sid, root))
         self._uniform = uniform
         self._watches: dict[tuple[str, Portal], _Watch] = {}
@@ -73,13 +75,13 @@ class DiscoveryService:
                 now = await lane.blocking(lambda: stamp(self._directory), deadline_s=_STORE_S)
                 if now != seen:
                     seen = now if await self._read() else None
-                await asyncio.sleep(self._look_s)
+                await asyncio.sleep(_LOOK_S)
         finally:
             for watch in self._watches.values():
                 watch.task.cancel()
             await asyncio.gather(*(watch.task for watch in self._watches.values()), return_exceptions=True)
 
-    def status(self) -> list[WatchStatus]:
+    def status(self) -> list[DiscoveryStatus]:
         """The watches, in the order in which their records were made."""
         return [watch.watcher.status() for watch in self._watches.values()]
 
@@ -112,6 +114,7 @@ class DiscoveryService:
             self._initiator,
             self._initiator_name,
             care=None if before is None else before.watcher.care,
+            ear=self._ear,
             uses=self._uses,
             directory=self._directory,
             uniform=self._uniform,

@@ -18,15 +18,17 @@ from typing import NamedTuple
 
 from rdmactl.discoveryd.care import Answer, Care, Facts, Place, obstacle
 from rdmactl.discoveryd.initiator import Held, Initiator
-from rdmactl.discoveryd.questions import ask
-from rdmactl.discoveryd.schedule import Timetable
+from rdmactl.discoveryd.listening import Ear, listen
+from rdmactl.discoveryd.questions import ask, initiator_names
+from rdmactl.discoveryd.schedule import LONGEST_PAUSE_S, Timetable
 from rdmactl.discoveryd.watched import Watched, login_requests
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator.api import LoginRequest
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
+from rdmactl.isns.api import WatchConfig
 from rdmactl.netlink.ports import Lane
 
-__all__ = ["WatchStatus", "Watcher"]
+__all__ = ["DiscoveryStatus", "Watcher"]
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _RETRY_S = 1.0  # between looks for logins whose pause is over
 _LOGINS_AT_ONCE = 256
 
 
-class WatchStatus(NamedTuple):
+class DiscoveryStatus(NamedTuple):
     """How a watch is doing. Times are seconds since 1970, None for not yet."""
 
     type: str
@@ -67,6 +69,7 @@ class Watcher:
         initiator_name: str,
         *,
         care: Care | None = None,
+        ear: Ear,
         uses: Callable[[int], list[str]],
         uniform: Callable[[float, float], float],
         directory: str | None = None,
@@ -76,22 +79,24 @@ class Watcher:
         self._lane = lane
         self._initiator = initiator
         self._initiator_name = initiator_name
+        self._ear = ear
         self._uses = uses
         self._directory = directory
-        self._timetable = Timetable(watched.poll_s, uniform, listens=watched.listens)
+        self._timetable = Timetable(watched.poll_s, uniform)
         self._room = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._logins: dict[Place, asyncio.Task[None]] = {}
         self._woken = asyncio.Event()
+        self._heard: dict[str, bool] = {}
         self._kept: dict[Place, str] = {}
         self._answered_at_s: float | None = None
         self._complete = False
         self._errors: dict[str, str] = {}  # by interface
         self._oddities: dict[str, tuple[str, ...]] = {}
 
-    def status(self) -> WatchStatus:
+    def status(self) -> DiscoveryStatus:
         """For people."""
         wake_at = self._timetable.wake_at()
-        return WatchStatus(
+        return DiscoveryStatus(
             self.watched.type,
             *self.watched.portal,
             len(self.care),
@@ -108,20 +113,35 @@ class Watcher:
         self._timetable.news(self._lane.now())
         self._woken.set()
 
-    def listening(self, *, heard: bool) -> None:
-        """Whether the server will tell of changes, as far as a record asks for that."""
-        self._timetable.listens = self.watched.listens and heard
-
     async def run(self) -> None:
         """Until cancelled. Sessions stay; logins under way are left to the initiator to put away."""
+        ears = [asyncio.create_task(self._listen(name)) for name in self._names_to_listen_for()]
         try:
             await self._adopt()
             while True:
                 await self._until_due()
                 await self._round()
         finally:
-            for login in self._logins.values():
-                login.cancel()
+            for task in (*ears, *self._logins.values()):
+                task.cancel()
+            await asyncio.gather(*ears, return_exceptions=True)
+
+    def _names_to_listen_for(self) -> list[str]:
+        return initiator_names(self.watched, self._initiator_name) if self.watched.listens else []
+
+    async def _listen(self, name: str) -> None:
+        def heard(is_heard: bool) -> None:
+            self._heard[name] = is_heard
+            self._timetable.listening(self._lane.now(), heard=all(self._heard.values()))
+            self._woken.set()
+
+        while True:
+            heard(False)
+            try:
+                await listen(self._ear(self._lane, WatchConfig(self.watched.portal, name)), self.news, heard)
+            except Exception:
+                log.exception("%s: listening for news has failed; it polls instead", self.watched)
+            await asyncio.sleep(LONGEST_PAUSE_S)
 
     async def _adopt(self) -> None:
         """Sessions that an earlier life of this watch has made."""
@@ -160,7 +180,7 @@ class Watcher:
         """What one interface finds; None when nobody answered it. Both are logged when they are news."""
         name = iface["iface.iscsi_ifacename"]
         try:
-            answer, oddities = await ask(self._lane, self._initiator, self.watched, iface, self._initiator_name)
+            answer, oddities = await ask(self._initiator, self.watched, iface, self._initiator_name)
         except RdmactlError as error:
             if error.message != self._errors.get(name):
                 log.warning("%s: %s; its sessions stay as they are", self.watched, error)

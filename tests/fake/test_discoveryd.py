@@ -10,17 +10,18 @@ import shutil
 from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from rdmactl.discoveryd.initiator import Held
 from rdmactl.discoveryd.service import DiscoveryService
-from rdmactl.discoveryd.watcher import WatchStatus
+from rdmactl.discoveryd.watcher import DiscoveryStatus
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator.api import DiscoveredTarget, DiscoveryAnswer, DiscoveryRequest, LoginRequest
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
+from rdmactl.isns.api import Change, ChangeKind, IsnsRequest, WatchConfig, WatchStatus
 from rdmactl.records import operations
 from rdmactl.records.model import Secret
 from rdmactl.records.store import NodeId, Store
@@ -35,6 +36,12 @@ CLAIM = f"discovery:sendtargets {SERVER}"
 POLL_S = 30.0
 
 
+class Question(NamedTuple):
+    at_s: float
+    server: Portal
+    request: DiscoveryRequest | IsnsRequest
+
+
 class PlayedInitiator:
     """Targets by server, and sessions; each question takes `takes_s` of its server."""
 
@@ -42,7 +49,7 @@ class PlayedInitiator:
         self.answers: dict[str, DiscoveryAnswer | RdmactlError] = {}
         self.takes_s: dict[str, float] = {}
         self.held: dict[int, Held] = {}
-        self.asked: list[tuple[float, DiscoveryRequest]] = []
+        self.asked: list[Question] = []
         self.logins: list[LoginRequest] = []
         self.refuses: dict[str, RdmactlError] = {}
         self.away = False
@@ -64,10 +71,11 @@ class PlayedInitiator:
     def targets(self) -> list[str]:
         return sorted(session.target for session in self.held.values())
 
-    async def discover(self, request: DiscoveryRequest) -> DiscoveryAnswer:
-        self.asked.append((asyncio.get_running_loop().time(), request))
-        await asyncio.sleep(self.takes_s.get(request.portal.address, 0.01))
-        answer = self.answers[request.portal.address]
+    async def discover(self, request: DiscoveryRequest | IsnsRequest) -> DiscoveryAnswer:
+        server = request.server if isinstance(request, IsnsRequest) else request.portal
+        self.asked.append(Question(asyncio.get_running_loop().time(), server, request))
+        await asyncio.sleep(self.takes_s.get(server.address, 0.01))
+        answer = self.answers[server.address]
         if isinstance(answer, RdmactlError):
             raise answer
         return answer
@@ -91,6 +99,32 @@ class PlayedInitiator:
         del self.held[sid]
 
 
+class PlayedEar:
+    """A subscription to an iSNS server's news."""
+
+    def __init__(self, config: WatchConfig) -> None:
+        self.config = config
+        self.changes: asyncio.Queue[Change] = asyncio.Queue()
+        self.notified = True
+        self.ended = False
+        self.broken = False
+
+    async def run(self) -> None:
+        try:
+            if self.broken:
+                raise RuntimeError("a fault in the registration")
+            await asyncio.Event().wait()
+        finally:
+            self.ended = True
+
+    async def next_change(self) -> Change:
+        return await self.changes.get()
+
+    @property
+    def status(self) -> WatchStatus:
+        return WatchStatus(True, self.notified, 0.0, 0, 0, "")
+
+
 class Bench:
     """Records, an initiator, and the daemon between them."""
 
@@ -99,13 +133,28 @@ class Bench:
         self.initiator = PlayedInitiator()
         self.uses: dict[int, list[str]] = {}
         self.lane = VirtualLane()
+        self.ears: list[PlayedEar] = []
+        self.ear_is: dict[str, bool] = {}
         self.service = DiscoveryService(
             self.initiator,
             ME,
             directory=self.directory,
+            ear=self._ear,
             uses=lambda sid: self.uses.get(sid, []),
             uniform=random.Random(7).uniform,
         )
+
+    def _ear(self, _: object, config: WatchConfig) -> PlayedEar:
+        self.ears.append(PlayedEar(config))
+        for name, value in self.ear_is.items():
+            setattr(self.ears[-1], name, value)
+        return self.ears[-1]
+
+    def watch_isns(self, *, poll: str = "-1") -> None:
+        pairs = [("discovery.isns.use_discoveryd", "Yes"), ("discovery.isns.discoveryd_poll_inval", poll)]
+        with Store(self.directory) as store, store.transaction():
+            operations.new_discovery(store, "isns", SERVER.address, 3205, [])
+            operations.update_discovery(store, "isns", SERVER.address, 3205, pairs)
 
     def watch(self, server: str = SERVER.address, *, poll: str = "30", use: str = "Yes", **more: str) -> None:
         pairs = [
@@ -135,10 +184,10 @@ class Bench:
 
     def questions(self, server: Portal) -> int:
         """How many there were to a server."""
-        return sum(request.portal == server for _, request in self.initiator.asked)
+        return sum(question.server == server for question in self.initiator.asked)
 
     @property
-    def status(self) -> WatchStatus:
+    def status(self) -> DiscoveryStatus:
         (status,) = self.service.status()
         return status
 
@@ -297,8 +346,8 @@ def test_153_fifty_records_are_not_asked_in_step_and_one_slow_server_delays_nobo
 
     bench.run(scenario)
     asked: dict[str, list[float]] = {}
-    for at, request in bench.initiator.asked:
-        asked.setdefault(request.portal.address, []).append(at)
+    for question in bench.initiator.asked:
+        asked.setdefault(question.server.address, []).append(question.at_s)
     assert len(asked.pop(slow)) == 1
     assert all(len(times) >= 9 for times in asked.values())
     assert len({times[9 - 1] for times in asked.values()}) == 49
@@ -422,7 +471,8 @@ def test_each_round_is_one_attempt_through_each_interface(bench: Bench) -> None:
 
     async def scenario() -> None:
         await asyncio.sleep(5)
-        assert [request.reopen_max for _, request in bench.initiator.asked] == [0, 0]
+        requests = [question.request for question in bench.initiator.asked]
+        assert [each.reopen_max for each in requests if isinstance(each, DiscoveryRequest)] == [0, 0]
         assert sorted(held.iface for held in bench.initiator.held.values()) == ["eth0", "eth1"]
 
     bench.run(scenario)
@@ -439,7 +489,7 @@ def test_an_interface_that_fails_takes_nothing_away(bench: Bench) -> None:
     bench.initiator.has(A, B)
     discover = bench.initiator.discover
 
-    async def half(request: DiscoveryRequest) -> DiscoveryAnswer:
+    async def half(request: DiscoveryRequest | IsnsRequest) -> DiscoveryAnswer:
         if request.initiator_name.endswith("eth1"):
             raise IscsiFailure(IscsiErr.PDU_TIMEOUT, "nobody there")
         return await discover(request)
@@ -514,5 +564,104 @@ def test_poll_zero_asks_until_there_is_an_answer(bench: Bench) -> None:
         assert len(bench.initiator.asked) == 3
         assert bench.initiator.targets == [A]
         assert bench.status.next_in_s is None
+
+    bench.run(scenario)
+
+
+# iSNS
+
+
+def test_news_bring_the_question_forward(bench: Bench) -> None:
+    bench.watch_isns()
+    bench.initiator.has(A)
+
+    async def scenario() -> None:
+        await asyncio.sleep(60)
+        (ear,) = bench.ears
+        assert ear.config == WatchConfig(Portal(SERVER.address, 3205), ME)
+        asked = len(bench.initiator.asked)
+        await asyncio.sleep(600)
+        assert len(bench.initiator.asked) <= asked + 1
+        bench.initiator.has(A, B)
+        ear.changes.put_nowait(Change(ChangeKind.PRESENT, B))
+        await asyncio.sleep(2)
+        assert bench.initiator.targets == [A, B]
+        assert isinstance(bench.initiator.asked[-1].request, IsnsRequest)
+
+    bench.run(scenario)
+    assert bench.ears[0].ended
+
+
+def test_what_the_server_says_is_gone_is_asked_for_thrice(bench: Bench) -> None:
+    bench.watch_isns()
+    bench.initiator.has(A, B)
+
+    async def scenario() -> None:
+        await asyncio.sleep(60)
+        assert bench.initiator.targets == [A, B]
+        bench.initiator.has(A)
+        bench.ears[0].changes.put_nowait(Change(ChangeKind.GONE, B))
+        await asyncio.sleep(3)
+        assert bench.initiator.targets == [A, B]
+        await asyncio.sleep(15)
+        assert bench.initiator.targets == [A]
+        asked = len(bench.initiator.asked)
+        await asyncio.sleep(600)
+        assert len(bench.initiator.asked) == asked
+
+    bench.run(scenario)
+
+
+def test_a_server_that_tells_nothing_is_polled(bench: Bench) -> None:
+    bench.watch_isns()
+    bench.ear_is = {"notified": False}
+    bench.initiator.has(A)
+
+    async def scenario() -> None:
+        await rounds(10)
+        assert len(bench.initiator.asked) >= 10
+
+    bench.run(scenario)
+
+
+def test_a_fault_in_listening_is_polled_over(bench: Bench) -> None:
+    bench.watch_isns()
+    bench.ear_is = {"broken": True}
+    bench.initiator.has(A)
+
+    async def scenario() -> None:
+        await rounds(10)
+        assert len(bench.initiator.asked) >= 10
+        await asyncio.sleep(600)
+        assert len(bench.ears) == 2
+
+    bench.run(scenario)
+
+
+def test_a_server_with_a_poll_interval_is_polled_and_not_listened_to(bench: Bench) -> None:
+    bench.watch_isns(poll="60")
+    bench.initiator.has(A)
+
+    async def scenario() -> None:
+        await rounds(5, 60.0)
+        assert bench.ears == []
+        assert len(bench.initiator.asked) in (6, 7)
+
+    bench.run(scenario)
+
+
+def test_each_initiator_name_listens(bench: Bench) -> None:
+    with Store(bench.directory) as store, store.transaction():
+        for name in ("eth0", "eth1", "eth2"):
+            record = operations.new_iface(store, name)
+            if name != "eth2":
+                record["iface.initiatorname"] = "iqn.2026-11.test:other"
+            store.write_iface(name, record)
+    bench.watch_isns()
+    bench.initiator.has(A)
+
+    async def scenario() -> None:
+        await asyncio.sleep(5)
+        assert sorted(ear.config.initiator_name for ear in bench.ears) == [ME, "iqn.2026-11.test:other"]
 
     bench.run(scenario)

@@ -16,6 +16,12 @@ def middle(a: float, b: float) -> float:
     return (a + b) / 2
 
 
+def listening() -> Timetable:
+    table = Timetable(30.0, middle)
+    table.listening(0.0, heard=True)
+    return table
+
+
 def due(table: Timetable) -> float:
     wake_at = table.wake_at()
     assert wake_at is not None
@@ -61,7 +67,7 @@ def test_a_long_pause_is_never_made_shorter_by_silence() -> None:
 
 
 def test_who_listens_asks_seldom_unless_something_is_missing() -> None:
-    table = Timetable(30.0, middle, listens=True)
+    table = listening()
     table.answered(0.0, missing=False)
     assert due(table) == QUIET_S
     table.answered(QUIET_S, missing=True)
@@ -69,11 +75,20 @@ def test_who_listens_asks_seldom_unless_something_is_missing() -> None:
 
 
 def test_news_gather_for_a_moment() -> None:
-    table = Timetable(30.0, middle, listens=True)
+    table = listening()
     table.answered(0.0, missing=False)
     for at in (10.0, 10.2, 10.9):
         table.news(at)
     assert due(table) == 11.0
+
+
+def test_who_goes_deaf_asks_again_soon() -> None:
+    table = listening()
+    table.answered(0.0, missing=False)
+    table.listening(100.0, heard=False)
+    assert due(table) == 130.0
+    table.listening(110.0, heard=False)
+    assert due(table) == 130.0
 
 
 def test_news_reach_who_asked_once_only() -> None:
@@ -96,7 +111,8 @@ STEPS = st.sampled_from(
 
 @given(st.floats(1.0, 7200.0), st.booleans(), st.lists(STEPS, min_size=1, max_size=30), st.integers())
 def test_there_is_always_a_next_question(poll_s: float, listens: bool, steps: list[Step], seed: int) -> None:
-    table, now = Timetable(poll_s, random.Random(seed).uniform, listens=listens), 0.0
+    table, now = Timetable(poll_s, random.Random(seed).uniform), 0.0
+    table.listening(now, heard=listens)
     table.answered(now, missing=False)
     for step in steps:
         step(table, now)
