@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_DIRECTORY", "FILE_NAME", "SECTIONS", "exists", "read", "section"]
 
-SECTIONS = ("records", "iwpm")
+SECTIONS = ("records", "discovery", "iwpm")
 """The sections there are: one for each component that has settings."""
 
 DEFAULT_DIRECTORY = "/etc/rdmactl"

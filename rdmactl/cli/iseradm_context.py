@@ -57,6 +57,7 @@ class Context:
         self.door: SocketDoor | None = None  # tests have kernels of their own
         self._store: Store | None = None
         self._settings: list[Setting] | None = None
+        self._preserve: bool | None = None
 
     @property
     def version(self) -> str:
@@ -105,6 +106,25 @@ class Context:
         from rdmactl.records.settings import Mirror
 
         return Mirror(self.error)
+
+    @property
+    def preserve(self) -> bool:
+        """Whether a discovery keeps what there is, as rdmactl.toml says; iscsiadm resets it."""
+        if self._preserve is None:
+            self._preserve = self._read_preserve()
+        return self._preserve
+
+    def _read_preserve(self) -> bool:
+        from rdmactl import settings
+
+        if not settings.exists():
+            return False
+        from rdmactl.records.discovery_settings import read
+
+        found, unknown = read()
+        for sentence in unknown:
+            self.error(sentence)
+        return found.preserve
 
     def close(self) -> None:
         if self._store is not None:

@@ -2,25 +2,26 @@
 """`iseradm -m discovery` and `-m discoverydb`: discovery records, and discoveries through the daemon. Face ring.
 
 discovery mode starts afresh each time: its record is written over with the defaults. discoverydb mode keeps records and
-discovers with what they say. Both bring the node records into agreement with what was found.
-Not here: the discovery itself (the daemon's work), what it changes (`rdmactl.records.operations.record_found`).
+discovers with what they say. Both bring the node records into agreement with what was found. The setting `preserve`
+of rdmactl.toml(5) keeps what there is; iscsiadm resets it.
+Not here: the discovery itself (the daemon's work), asking and recording (`discoveries.py`).
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from rdmactl.cli.iseradm_context import Exit
 from rdmactl.cli.iseradm_portal import ISNS_PORT, PortalOption, read_portal
 from rdmactl.errors import RdmactlError
 from rdmactl.records import operations
-from rdmactl.records.model import discovery_table, wire_record
-from rdmactl.records.operations import Changes, Found, RecordProblem
-from rdmactl.records.store import NodeId
+from rdmactl.records.model import discovery_table
+from rdmactl.records.operations import Changes, RecordProblem
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rdmactl.cli.discoveries import Answer, Answers
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.cli.iseradm_grammar import Arguments
     from rdmactl.records.model import Record
@@ -29,8 +30,6 @@ __all__ = ["discovery_mode", "discoverydb_mode"]
 
 _SENDTARGETS = "sendtargets"
 _ISNS = "isns"
-_ANSWER_S = 60.0
-_ISNS_S = 120.0  # two connections and a minute for the answers
 
 
 def discovery_mode(context: Context, arguments: Arguments) -> int:
@@ -209,8 +208,11 @@ def _delete(context: Context, type: str, portal: PortalOption) -> int:
 
 
 def _fresh_record(context: Context, arguments: Arguments, type: str, portal: PortalOption) -> Record:
-    """The record discovery mode works with: defaults, stored unless nothing is to be."""
+    """The record discovery mode works with: defaults, stored unless nothing is to be; or the one that is preserved."""
     settings, store = context.settings, context.store
+    known = store.discovery(type, portal.address, portal.port) if context.preserve else None
+    if known is not None:
+        return known
     if "nonpersistent" in arguments.operations:
         return operations.discovery_record(type, portal.address, portal.port, settings)
     with store.transaction():
@@ -224,27 +226,25 @@ def _kept_record(context: Context, arguments: Arguments, portal: PortalOption) -
     return _fresh_record(context, arguments, type, portal) if record is None else record
 
 
-class _Finding(NamedTuple):
-    """What one interface has found."""
-
-    iface: Record
-    portals: list[Found]
-
-
 def _discover(context: Context, arguments: Arguments, record: Record) -> int:
     """Ask the daemon through each interface, bring the records into agreement, print, and log in if wanted."""
-    findings = _findings(context, record, _ifaces(context, arguments.ifaces))
-    if not any(finding.portals for finding in findings):
+    from rdmactl.cli.discoveries import keep, source_of
+
+    answers = _answers(context, record, _ifaces(context, arguments.ifaces))
+    if not any(answer.portals for answer in answers.of_ifaces):
         raise Exit(21, "No portals found")
-    source = operations.source_of_discovery(
-        context.store,
-        str(record["discovery.type"]),
-        str(record["discovery.sendtargets.address"]),
-        int(str(record["discovery.sendtargets.port"])),
-    )
-    _record(context, arguments.operations, findings, source)
-    _print(findings, arguments.level or 0)
-    return _log_in(context, findings, source) if arguments.login else 0
+    source = source_of(context, record)
+    wanted = arguments.operations
+    if "nonpersistent" not in wanted and wanted != {"show"}:
+        from rdmactl.cli.iseradm_node import in_use_text
+
+        preserve = context.preserve and not wanted
+        changing = wanted & {"new", "update", "delete"} or {"new", "update", "delete"}
+        changes = Changes("new" in changing, "update" in changing and not preserve, "delete" in changing)
+        for node in keep(context, answers, source, changes, preserve=preserve):
+            context.error(in_use_text(node))
+    _print(answers.of_ifaces, arguments.level or 0)
+    return _log_in(context, answers.of_ifaces, source) if arguments.login else 0
 
 
 def _ifaces(context: Context, names: Sequence[str]) -> list[Record]:
@@ -263,49 +263,34 @@ def _ifaces(context: Context, names: Sequence[str]) -> list[Record]:
     return chosen
 
 
-def _findings(context: Context, record: Record, ifaces: Sequence[Record]) -> list[_Finding]:
+def _answers(context: Context, record: Record, ifaces: Sequence[Record]) -> Answers:
     """What each interface finds. One that fails is only reported, as long as another one finds something.
 
     iscsiadm gives up with the first one that fails, whatever others have found, and so does this program by that name.
     """
-    findings: list[_Finding] = []
+    from rdmactl.cli.discoveries import Answers, ask
+
+    found: list[Answer] = []
     failures: list[Exit] = []
     for iface in ifaces:
         try:
-            findings.append(_Finding(iface, _ask(context, record, iface)))
+            answer = ask(context, record, iface)
         except RdmactlError as error:
             failure = _failed(context, error, record)
             if context.exact:
                 raise failure from None
             failures.append(failure)
-    if not failures:
-        return findings
-    for failure in failures[:-1]:
-        context.report(failure)
-    if not any(finding.portals for finding in findings):
+        else:
+            found.append(answer)
+            for warning in answer.warnings:
+                context.error(warning)
+    if failures and not any(answer.portals for answer in found):
+        for failure in failures[:-1]:
+            context.report(failure)
         raise failures[-1]
-    context.report(failures[-1])
-    return findings
-
-
-def _ask(context: Context, record: Record, iface: Record) -> list[Found]:
-    from rdmactl.cli.iseradm_login import ask_daemon
-
-    answer = ask_daemon(context, "Discover", {"record": wire_record({**iface, **record})}, _deadline_s(record))
-    return [
-        Found(target["name"], portal["address"], portal["port"], portal["tpgt"])
-        for target in answer["targets"]
-        for portal in target["portals"]
-    ]
-
-
-def _deadline_s(record: Record) -> float:
-    if record["discovery.type"] == _ISNS:
-        return _ISNS_S
-    prefix = "discovery.sendtargets"
-    tries = max(int(str(record[f"{prefix}.reopen_max"])), 0) + 1
-    each_s = max(int(str(record[f"{prefix}.timeo.login_timeout"])), 1)
-    return min(tries * (each_s + 1.0) + _ANSWER_S, 3600.0)
+    for failure in failures:
+        context.report(failure)
+    return Answers(found, whole=not failures and not any(answer.skipped for answer in found))
 
 
 def _failed(context: Context, error: RdmactlError, record: Record) -> Exit:
@@ -329,53 +314,27 @@ def _failed(context: Context, error: RdmactlError, record: Record) -> Exit:
     return Exit(status, *discovery_lines(error, record), result)
 
 
-def _record(context: Context, wanted: frozenset[str], findings: Sequence[_Finding], source: operations.Source) -> None:
-    if "nonpersistent" in wanted or wanted == {"show"}:
-        return
-    changing = wanted & {"new", "update", "delete"} or {"new", "update", "delete"}
-    changes = Changes("new" in changing, "update" in changing, "delete" in changing)
-    counts = context.session_counts()
-    settings, store = context.settings, context.store
-    everything = [_node(portal, finding.iface) for finding in findings for portal in finding.portals]
-    with store.transaction():
-        for finding in findings:
-            operations.add_found(store, finding.portals, finding.iface, source, changes, settings)
-        kept = []
-        if changes.delete:
-            kept = operations.delete_stale(store, everything, source, lambda node: counts.of(node) > 0)
-    from rdmactl.cli.iseradm_node import in_use_text
-
-    for node in kept:
-        context.error(in_use_text(node))
-
-
-def _print(findings: Sequence[_Finding], level: int) -> None:
+def _print(answers: Sequence[Answer], level: int) -> None:
     """Flat, or a tree for each interface; deeper levels print nothing."""
     from rdmactl.cli.iseradm_print import print_flat, print_tree
 
-    for finding in findings:
-        nodes = [_node(portal, finding.iface) for portal in finding.portals]
+    for answer in answers:
         if level == 0:
-            print_flat(nodes)
+            print_flat(answer.nodes)
         elif level == 1:
-            print_tree(nodes)
+            print_tree(answer.nodes)
 
 
-def _log_in(context: Context, findings: Sequence[_Finding], source: operations.Source) -> int:
+def _log_in(context: Context, answers: Sequence[Answer], source: operations.Source) -> int:
     """Log in to everything found, by its record, or by a fresh one where none was kept."""
     from rdmactl.cli.iseradm_login import log_in, login_of
 
     counts = context.session_counts()
     logins = []
-    for finding in findings:
-        for portal in finding.portals:
-            node = _node(portal, finding.iface)
+    for answer in answers:
+        for node in answer.nodes:
             record = context.store.node(node)
             if record is None:
-                record = operations.node_record(node, finding.iface, context.settings, source)
+                record = operations.node_record(node, answer.iface, context.settings, source)
             logins.append(login_of(node, record, counts))
     return log_in(context, logins, last_line=False)
-
-
-def _node(portal: Found, iface: Record) -> NodeId:
-    return NodeId(*portal, str(iface["iface.iscsi_ifacename"]))

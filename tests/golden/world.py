@@ -70,6 +70,8 @@ class World:
         self.config = directory / "config"
         self.config.mkdir(parents=True)
         self.daemon = False
+        self.program = "iscsiadm"
+        self.left_out: list[str] = []  # of every list of targets, and why
         self.targets: dict[str, Target] = {}
         self.discovery_chap: tuple[str, str] | None = None
         self.isns: dict[str, list[Portal]] | None = None  # what the iSNS server knows; None: there is none
@@ -239,7 +241,7 @@ class _Context(Context):
     """iscsiadm's context, with the played daemon at the other end."""
 
     def __init__(self, world: World) -> None:
-        super().__init__("iscsiadm", sysfs=str(world.sysfs_root))
+        super().__init__(world.program, sysfs=str(world.sysfs_root))
         self._world = world
 
     def kill(self, pid: int) -> None:
@@ -275,10 +277,13 @@ class _Client:
         if method == "io.rdmactl.Initiator.Statistics":
             return self._world.statistics(parameters["sid"])
         assert method == "io.rdmactl.Initiator.Discover"
-        return {"targets": self._world.discover(parameters["record"]), "skipped": 0, "warnings": []}
+        left_out = self._world.left_out
+        return {"targets": self._world.discover(parameters["record"]), "skipped": len(left_out), "warnings": left_out}
 
     def more(self, method: str, parameters: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Outcomes come last first: the front end has to put them in order."""
+        if method == "io.rdmactl.Initiator.Claim":
+            return
         login = method == "io.rdmactl.Initiator.Login"
         jobs = parameters["records"] if login else parameters["sids"]
         outcomes = []
