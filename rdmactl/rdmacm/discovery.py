@@ -11,6 +11,7 @@ Not here: PDUs and rounds (`rdmactl.iscsi.discovery`), the process this runs in 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any
@@ -80,6 +81,13 @@ class Discoverer:
             portal=run.portal, authentication=question.authentication if error is None else "",
             skipped=found.skipped, warnings=found.warnings,
         )  # fmt: skip
+
+    def rehearse(self) -> None:
+        """Open the channel and close it again: the libraries look for devices and load their drivers then, which takes
+        longer than a discovery. Nothing is held afterwards, and devices that come later are found."""
+        with contextlib.suppress(RdmactlError):  # the discovery that needs it will say so
+            self.channel()
+            self.close()
 
     def channel(self) -> EventChannel:
         """The channel of this process, opened when it is needed first. Raises Unavailable without RDMA."""

@@ -6,10 +6,10 @@ device waits for that; some of its calls block without an end. So a worker is sh
 closes the socket or dies (also while a call blocks: PR_SET_PDEATHSIG), when it has been used and then idle for a
 moment, and when something in it is stuck. Cancelling an operation is ending the worker: the kernel cleans up.
 
-It is started (`python -m rdmactl.rdmacm.worker DESCRIPTOR`) or forked warm: everything is imported before the first
-request, but no device is opened before it. One request at a time, each with its deadline; {"id", "call", "arguments",
-"deadline_s"} is answered by {"id", "result"} or {"id", "error"}, with any number of {"id", "progress"} before. Framing:
-`frames.py`. The other end: `client.py`.
+It is started (`python -m rdmactl.rdmacm.worker DESCRIPTOR`) or forked warm: everything is imported, and the libraries
+have looked for devices, before the first request; but no device is opened before it. One request at a time, each with
+its deadline; {"id", "call", "arguments", "deadline_s"} is answered by {"id", "result"} or {"id", "error"}, with any
+number of {"id", "progress"} before. Framing: `frames.py`. The other end: `client.py`.
 Not here: any RDMA (`discovery.py`, `operations.py`).
 """
 
@@ -131,6 +131,7 @@ async def _serve(connection: socket.socket, idle_s: float) -> None:
     from rdmactl.rdmacm.discovery import Discoverer
 
     discoverer = Discoverer()
+    discoverer.rehearse()
 
     def in_session(name: str) -> Operation:
         """Imported when it is asked for: a discovery does without, and most of what it takes is importing."""
