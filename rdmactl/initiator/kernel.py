@@ -111,15 +111,25 @@ class Kernel:
         _check(reply, f"{transport} session")
         return KernelSession(reply.sid, reply.second, transport, handle, endpoint)
 
-    async def create_connection(self, session: KernelSession) -> None:
-        """The session's one connection."""
-        await self._all(session, [iscsi.create_conn(session.handle, session.sid)])
-
-    async def bind(self, session: KernelSession, transport_eph: int, host: Sequence[bytes], params: ParamList) -> None:
-        """Give the connection its transport and the parameters of before the login, in one exchange."""
-        requests = [iscsi.bind_conn(session.handle, session.sid, transport_eph), *host]
-        requests += [iscsi.set_param(session.handle, session.sid, param, value) for param, value in params]
-        await self._all(session, requests)
+    async def bind(
+        self,
+        session: KernelSession,
+        transport_eph: int,
+        host: Sequence[bytes],
+        params: ParamList,
+        first: tuple[bytes, bytes],
+        *,
+        new: bool,
+    ) -> None:
+        """Give the session's connection (a `new` one, or that of before) its transport and the parameters of before
+        the login, and queue the `first` PDU (header and data): all in one exchange. What follows a request that failed
+        fails as well, and sends nothing.
+        """
+        handle, sid = session.handle, session.sid
+        requests = [iscsi.create_conn(handle, sid)] if new else []
+        requests += [iscsi.bind_conn(handle, sid, transport_eph), *host]
+        requests += [iscsi.set_param(handle, sid, param, value) for param, value in params]
+        await self._all(session, [*requests, iscsi.send_pdu(handle, sid, *first)])
 
     async def send_pdu(self, session: KernelSession, header: bytes, data: bytes) -> None:
         """Queue a Login, Text, Logout or NOP-Out; errors of its transmission come as events."""

@@ -153,8 +153,7 @@ class Logins:
             raise _told(error, request) from error
         session = Session(made, request, self._inboxes.open(made.sid))
         try:
-            await self._kernel.create_connection(made)
-            await self._log_in(session, link, deadline)
+            await self._log_in(session, link, deadline, new=True)
         except BaseException as error:
             if link.sock is not None:
                 link.sock.close()
@@ -264,26 +263,33 @@ class Logins:
 
     # ---------------------------------------------------------------- logging in
 
-    async def _log_in(self, session: Session, link: _Link, deadline: float) -> None:
-        """Bind, log in and start, following redirections. On failure the session holds whatever has to be released."""
+    async def _log_in(self, session: Session, link: _Link, deadline: float, *, new: bool = False) -> None:
+        """Bind, log in and start, following redirections. On failure the session holds whatever has to be released.
+
+        `new`: the kernel has no connection of the session yet.
+        """
         chain = RedirectChain(session.request.portal)
         while True:
             try:
-                await self._bind(session, link)
-                done = await self._converse(session, chain.portals[-1], deadline)
+                engine = self._engine(session, chain.portals[-1], deadline, new)
+                await self._bind(session, link, engine.start(self._lane.now()), new)
+                done = await self._converse(session, engine)
                 break
             except _Redirect as redirect:
                 log.info("%s: redirected to %s", session, redirect.portal)
                 chain.follow(redirect.portal)
             await self.release(session)
+            new = False
             link = await self._connect(session.request, chain.portals[-1], session.kernel.handle, deadline)
         tpgt = None if done.tpgt == UNKNOWN_TPGT else done.tpgt
         final = params.after_login(done.results, tpgt, next_serial(done.statsn), session.request.transport)
         session.time2wait_s = done.results.default_time2wait_s
         await self._kernel.start(session.kernel, final)
 
-    async def _bind(self, session: Session, link: _Link) -> None:
-        """Give the session its transport. The endpoint is its own now; of a socket the kernel keeps a reference."""
+    async def _bind(self, session: Session, link: _Link, first: Pdu, new: bool) -> None:
+        """Give the session its transport, and send the first PDU there. The endpoint is the session's own now; of a
+        socket the kernel keeps a reference.
+        """
         made, request = session.kernel, session.request
         made.endpoint = link.endpoint
         shown = [(HostParam.NETDEV_NAME, request.netdev), (HostParam.HWADDRESS, request.hw_address)]
@@ -291,14 +297,11 @@ class Logins:
         with link.sock or contextlib.nullcontext():
             eph = link.sock.fileno() if link.sock is not None else link.endpoint
             assert eph is not None
-            await self._kernel.bind(made, eph, host, params.before_login(request))
+            pdu = first.header, first.data
+            await self._kernel.bind(made, eph, host, params.before_login(request), pdu, new=new)
 
-    async def _converse(self, session: Session, portal: Portal, deadline: float) -> LoginDone:
-        engine = LoginEngine(
-            self._config(session, portal, deadline), random_bytes=self._random_bytes, challenges=self._challenges
-        )
-        request = engine.start(self._lane.now())
-        await self._send(session, request)
+    async def _converse(self, session: Session, engine: LoginEngine) -> LoginDone:
+        """After the first PDU, to the end."""
         while True:
             state = engine.state
             await self._feed(engine, session.inbox)
@@ -344,10 +347,9 @@ class Logins:
     async def _send(self, session: Session, pdu: Pdu) -> None:
         await self._kernel.send_pdu(session.kernel, pdu.header, pdu.data)
 
-    def _config(self, session: Session, portal: Portal, deadline: float) -> LoginConfig:
+    def _engine(self, session: Session, portal: Portal, deadline: float, new: bool) -> LoginEngine:
         request, sid = session.request, session.sid
         notes: list[str] = []
-        view = sysfs.session(sid, self._root)
         transport: Literal["tcp", "iser"] = "iser" if request.transport == "iser" else "tcp"
         config = LoginConfig(
             initiator_name=request.initiator_name,
@@ -356,7 +358,7 @@ class Logins:
             isid=params.isid(sid),
             transport=transport,
             cmdsn=0,
-            exp_statsn=0 if view is None else view.exp_statsn,
+            exp_statsn=0 if new else sysfs.exp_statsn(sid, self._root),
             itt=None,
             settings=params.operational(request.settings, notes),
             chap=params.credentials(request.settings.chap),
@@ -364,7 +366,7 @@ class Logins:
         )
         for note in notes:
             log.warning("%s: %s", request, note)
-        return config
+        return LoginEngine(config, random_bytes=self._random_bytes, challenges=self._challenges)
 
 
 def _login_failure(failed: LoginFailed, state: LoginState) -> IscsiFailure:

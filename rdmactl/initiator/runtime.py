@@ -62,7 +62,7 @@ class RuntimeRecords:
             os.makedirs(self._directory, mode=0o700, exist_ok=True)
             descriptor = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                json.dump({**_to_json(request), "claims": list(claims)}, file)
+                file.write(json.dumps({**_to_json(request), "claims": list(claims)}))
             os.replace(f"{path}.new", path)
         except OSError as error:
             log.warning("settings of session %d are not kept for a restart: %s: %s", sid, path, error.strerror)

@@ -15,9 +15,9 @@ import time
 
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.io_flusher import unmarked
-from rdmactl.initiator.sysfs import LunView
+from rdmactl.initiator.sysfs import LunView, SessionView
 
-__all__ = ["disks_ready", "host_gone", "revive", "scan"]
+__all__ = ["host_gone", "revive", "scan"]
 
 _ALL = "- - -"  # channel, target, LUN
 _DISK_TYPES = ("0", "7", "14", "20")  # SCSI peripheral types sd drives: disk, optical, RBC, host-managed zones
@@ -25,15 +25,16 @@ _FIRST_POLL_S = 0.002
 _LONGEST_POLL_S = 0.1
 
 
-def scan(sid: int, queue_depth: int, root: str = "/sys") -> list[str]:
-    """Scan a session for all its LUNs and set their queue depth; sentences about what did not work.
+def scan(sid: int, queue_depth: int, root: str = "/sys", dev: str = "/dev", *, disks_s: float = 0.0) -> list[str]:
+    """Scan a session for all its LUNs, set their queue depth, and wait up to `disks_s` for the disks' block devices;
+    sentences about what did not work.
 
     A queue depth beyond what the host can queue is refused by the kernel (EINVAL); the device keeps its own then.
     """
     view = sysfs.session(sid, root)
     if view is None:
         return [f"session {sid} went away before it could be scanned"]
-    notes = []
+    notes: list[str] = []
     try:
         with unmarked():
             sysfs.write(f"{root}/class/scsi_host/host{view.host_no}/scan", _ALL)
@@ -43,23 +44,22 @@ def scan(sid: int, queue_depth: int, root: str = "/sys") -> list[str]:
         if sysfs.read(f"{lun.path}/queue_depth") != str(queue_depth):
             note = _try_write(f"{lun.path}/queue_depth", str(queue_depth))
             notes += [f"LUN {lun.lun} of session {sid}: queue depth {queue_depth} was refused: {note}"] if note else []
-    return notes
+    return notes + _disks_ready(view, disks_s, dev) if disks_s else notes
 
 
-def disks_ready(sid: int, wait_s: float, root: str = "/sys", dev: str = "/dev") -> list[str]:
+def _disks_ready(view: SessionView, wait_s: float, dev: str) -> list[str]:
     """Wait until each disk LUN of a session has its block device and /dev node; the LUNs that have none, as sentences.
 
     The disk driver probes in the background, so that they appear some milliseconds after the scan.
     """
     end = time.monotonic() + wait_s
     pause_s = _FIRST_POLL_S
-    while True:
-        view = sysfs.session(sid, root)
-        missing = [lun for lun in view.luns() if not _ready(lun, dev)] if view is not None else []
-        if not missing or time.monotonic() >= end:
-            return [f"LUN {lun.lun} of session {sid} has no block device after {wait_s:g} s" for lun in missing]
+    while missing := [lun for lun in view.luns() if not _ready(lun, dev)]:
+        if time.monotonic() >= end:
+            return [f"LUN {lun.lun} of session {view.sid} has no block device after {wait_s:g} s" for lun in missing]
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, _LONGEST_POLL_S)
+    return []
 
 
 def revive(sid: int, root: str = "/sys") -> list[str]:
@@ -81,10 +81,12 @@ def revive(sid: int, root: str = "/sys") -> list[str]:
 def host_gone(host_no: int, wait_s: float, root: str = "/sys") -> bool:
     """Wait until a host has left sysfs: that of an iser session does so a little after the session's last event."""
     end = time.monotonic() + wait_s
+    pause_s = _FIRST_POLL_S
     while os.path.isdir(f"{root}/class/iscsi_host/host{host_no}"):
         if time.monotonic() >= end:
             return False
-        time.sleep(_FIRST_POLL_S)
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_POLL_S)
     return True
 
 

@@ -156,9 +156,7 @@ class InitiatorService:
 
     async def _log_in(self, request: LoginRequest, claim: str) -> int:
         with _told(str(request)), self._room_for(request), self._cancellable():
-            handle = await self._lane.blocking(
-                lambda: self._ready_transport(request.transport, self._root), deadline_s=_MODULES_S
-            )
+            handle = await self._transport(request.transport)
             session = await self._first_login(request, handle)
             session.claims = (claim,)
             self._supervise(session, "logged in")
@@ -314,6 +312,13 @@ class InitiatorService:
             if view is not None
         )
 
+    async def _transport(self, transport: str) -> int:
+        """Its handle; when it is not there, loading its module is a worker's business."""
+        handle = sysfs.transport_handle(transport, self._root)
+        if handle is not None:
+            return handle
+        return await self._lane.blocking(lambda: self._ready_transport(transport, self._root), deadline_s=_MODULES_S)
+
     async def _first_login(self, request: LoginRequest, handle: int) -> Session:
         """Attempts until one succeeds, one fails for good, or the record's patience is over."""
         settings = request.settings
@@ -351,8 +356,9 @@ class InitiatorService:
         depth = params.queue_depth(session.request.settings)
         sid, root = session.sid, self._root
         try:
-            notes = await self._lane.blocking(lambda: scan.scan(sid, depth, root), deadline_s=_SCAN_S)
-            notes += await self._lane.blocking(lambda: scan.disks_ready(sid, _DISKS_S, root), deadline_s=2 * _DISKS_S)
+            notes = await self._lane.blocking(
+                lambda: scan.scan(sid, depth, root, disks_s=_DISKS_S), deadline_s=_SCAN_S + _DISKS_S
+            )
         except RdmactlError as error:
             notes = [f"{session}: {error}"]
         for note in notes:

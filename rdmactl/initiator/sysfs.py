@@ -27,6 +27,7 @@ __all__ = [
     "SessionView",
     "TimeoutsView",
     "endpoints",
+    "exp_statsn",
     "followed",
     "host",
     "hosts",
@@ -315,10 +316,15 @@ def session(sid: int, root: str = "/sys") -> SessionView | None:
         state=state,
         target_state=_string(f"{path}/target_state"),
         connection_state=_string(f"{connection}/state"),
-        exp_statsn=_integer(f"{connection}/exp_statsn") or 0,
+        exp_statsn=exp_statsn(sid, root),
         path=path,
         root=root,
     )
+
+
+def exp_statsn(sid: int, root: str = "/sys") -> int:
+    """What a session expects as the next status number of its target; 0 before its first login."""
+    return _integer(f"{root}/class/iscsi_connection/connection{sid}:0/exp_statsn") or 0
 
 
 def session_of(path: str) -> int | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A daemon to be killed: logs in, prints the sid, and stays. With "half" it stops before its first login PDU."""
+"""A daemon to be killed: logs in, prints the sid, and stays. With "half" it stops when the target has let it in."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def stop_here(*_: object) -> None:
 def main(transport: str, how: str = "") -> None:
     world = RealWorld()
     if how == "half":
-        Kernel.send_pdu = stop_here  # type: ignore[method-assign]
+        Kernel.start = stop_here  # type: ignore[method-assign]
 
     async def scenario() -> None:
         print(await login(world, request(world, transport)), flush=True)

@@ -41,7 +41,6 @@ def test_a_queue_depth_that_is_refused_is_told(tree: FakeSysfs, monkeypatch: pyt
 
 def test_a_session_that_is_gone(tree: FakeSysfs) -> None:
     assert scan.scan(9, 0, str(tree.root)) == ["session 9 went away before it could be scanned"]
-    assert scan.disks_ready(9, 1.0, str(tree.root)) == []
 
 
 def test_waits_until_the_disk_and_its_node_are_there(tree: FakeSysfs, tmp_path: Path) -> None:
@@ -53,14 +52,14 @@ def test_waits_until_the_disk_and_its_node_are_there(tree: FakeSysfs, tmp_path: 
 
     timer = threading.Timer(0.02, appear)
     timer.start()
-    assert scan.disks_ready(1, 20.0, str(tree.root), str(tmp_path / "dev")) == []
+    assert scan.scan(1, 0, str(tree.root), str(tmp_path / "dev"), disks_s=20.0) == []
     timer.join()
     assert (tmp_path / "dev/sda").exists()
 
 
 def test_a_disk_that_never_comes_is_told(tree: FakeSysfs, tmp_path: Path) -> None:
     tree.add_lun(1, 6, 4, None)
-    (note,) = scan.disks_ready(1, 0.01, str(tree.root), str(tmp_path / "dev"))
+    (note,) = scan.scan(1, 0, str(tree.root), str(tmp_path / "dev"), disks_s=0.01)
     assert note == "LUN 4 of session 1 has no block device after 0.01 s"
 
 
@@ -69,7 +68,7 @@ def test_tapes_and_dead_disks_are_not_waited_for(tree: FakeSysfs, tmp_path: Path
     tree.write(lun(tree, 0), {"type": "1"})
     tree.add_lun(1, 6, 1, None)
     tree.write(lun(tree, 1), {"state": "offline"})
-    assert scan.disks_ready(1, 0.0, str(tree.root), str(tmp_path / "dev")) == []
+    assert scan.scan(1, 0, str(tree.root), str(tmp_path / "dev"), disks_s=0.001) == []
 
 
 def test_offline_disks_are_set_running_and_blocked_ones_left_alone(tree: FakeSysfs) -> None:
