@@ -9,13 +9,13 @@ Not here: words and statuses (`iseradm_discovery.py`, `discovery_run.py`), what 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from rdmactl.records import operations
 from rdmactl.records.model import wire_record
 from rdmactl.records.operations import Changes, Found
 from rdmactl.records.store import NodeId
+from rdmactl.values import NamedTuple
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

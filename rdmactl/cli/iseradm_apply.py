@@ -7,8 +7,6 @@ Not here: how settings become parameters (`rdmactl.netlink.iscsi_iface`), how an
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl.cli.iseradm_context import Exit
 from rdmactl.cli.iseradm_host import is_software
 from rdmactl.errors import RdmactlError
@@ -17,6 +15,7 @@ from rdmactl.netlink.iscsi_iface import iface_params
 from rdmactl.records import operations
 from rdmactl.records.model import is_ipv6_type, plain
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.initiator.sysfs import HostView

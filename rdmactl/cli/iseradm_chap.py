@@ -7,7 +7,6 @@ Entries are printed as records; -x picks one. Not here: how the adapter is asked
 from __future__ import annotations
 
 import errno
-from typing import TYPE_CHECKING
 
 from rdmactl.cli.iseradm_context import Exit
 from rdmactl.cli.iseradm_print import print_record
@@ -15,6 +14,7 @@ from rdmactl.errors import KernelError
 from rdmactl.records.adapter import CHAP_IN, CHAP_OUT, chap_entry, chap_record
 from rdmactl.records.operations import RecordProblem, check_pairs
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.cli.iseradm_grammar import Arguments

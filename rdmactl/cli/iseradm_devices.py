@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
 
 from rdmactl.cli.iseradm_login import session_text
 from rdmactl.cli.iseradm_portal import read_portal, sessions_matching
@@ -17,6 +16,7 @@ from rdmactl.errors import DeadlineExceeded, LocalError
 from rdmactl.initiator import sysfs
 from rdmactl.records.operations import Selection
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_grammar import Arguments
     from rdmactl.initiator.sysfs import LunView

@@ -9,8 +9,6 @@ Not here: the discovery itself (the daemon's work), asking and recording (`disco
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl.cli.iseradm_context import Exit
 from rdmactl.cli.iseradm_portal import ISNS_PORT, PortalOption, read_portal
 from rdmactl.errors import RdmactlError
@@ -18,6 +16,7 @@ from rdmactl.records import operations
 from rdmactl.records.model import discovery_table
 from rdmactl.records.operations import Changes, RecordProblem
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

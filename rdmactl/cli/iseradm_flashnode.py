@@ -7,8 +7,6 @@ Not here: how the adapter is asked (`rdmactl.initiator.adapter`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl.cli.iseradm_context import RECORD_VERSION, Exit
 from rdmactl.cli.iseradm_print import bracketed
 from rdmactl.initiator.adapter import flashnode, flashnodes
@@ -16,6 +14,7 @@ from rdmactl.netlink.iscsi import Uevent
 from rdmactl.records.adapter import FLASHNODE, flash_key, flash_value
 from rdmactl.records.model import EMPTY, MASK
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.cli.iseradm_grammar import Arguments

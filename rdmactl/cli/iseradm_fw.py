@@ -7,8 +7,6 @@ Not here: reading the firmware's tables (`rdmactl.initiator.firmware`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl.cli.iseradm_context import RECORD_VERSION, Exit
 from rdmactl.initiator.firmware import boot_targets
 from rdmactl.records import operations
@@ -16,6 +14,7 @@ from rdmactl.records.model import Secret, node_table
 from rdmactl.records.operations import Changes, RecordProblem, Source
 from rdmactl.records.store import NodeId
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.cli.iseradm_grammar import Arguments

@@ -7,13 +7,12 @@ Not here: what the operations do to records (`rdmactl.records.operations`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl.cli.iseradm_context import Exit
 from rdmactl.records import operations
 from rdmactl.records.model import iface_table
 from rdmactl.records.operations import SPECIAL_IFACES, RecordProblem
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import time
-from typing import TYPE_CHECKING
 
 from rdmactl.cli.errors import err_text, iscsiadm_status
 from rdmactl.cli.iseradm_apply import host_of
@@ -20,6 +19,7 @@ from rdmactl.netlink.sockaddr import SockAddr
 from rdmactl.records import operations
 from rdmactl.records.model import plain
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.cli.iseradm_grammar import Arguments

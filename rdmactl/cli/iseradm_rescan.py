@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import TYPE_CHECKING
 
 from rdmactl.cli.iseradm_login import session_text
 from rdmactl.initiator import sysfs
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Sequence
 

@@ -8,12 +8,11 @@ Not here: printing (`iseradm_session_print.py`), logging out (`iseradm_login.py`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl.cli import iseradm_session_print as view
 from rdmactl.cli.iseradm_context import RECORD_VERSION, Exit
 from rdmactl.initiator import sysfs
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.cli.iseradm_grammar import Arguments

@@ -8,10 +8,10 @@ Not here: reading sysfs (`rdmactl.initiator.sysfs`).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
-
 from rdmactl.cli.iseradm_print import bracketed, portal_text
+from rdmactl.values import NamedTuple
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 

@@ -7,13 +7,12 @@ A record belongs to a group by node.startup or by node.conn[0].startup. Logging 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl.cli.iseradm_context import Exit
 from rdmactl.cli.iseradm_login import Login, log_in, log_out, login_of
 from rdmactl.records.operations import in_startup_group
 from rdmactl.records.store import NodeId
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.cli.iseradm_context import Context
     from rdmactl.cli.iseradm_grammar import Arguments

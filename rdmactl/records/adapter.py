@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.netlink.iscsi_adapter import ChapEntry
 from rdmactl.records.model import Key, Record, Secret, Table, plain
+from rdmactl.values import NamedTuple
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
 from rdmactl.errors import StoreError
 from rdmactl.records.files import portal_parts
 from rdmactl.records.store import NodeId
 from rdmactl.records.tree_export import TreeWriter
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from rdmactl.records.store import Change, Store
 

@@ -6,11 +6,10 @@ Not here: reading files (`rdmactl.settings`), defaults of new records, which are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rdmactl import settings
 from rdmactl.errors import LocalError
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
