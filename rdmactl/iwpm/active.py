@@ -133,7 +133,9 @@ class ActiveSide:
 
     def forget(self, local: SockAddr) -> None:
         """The mapping of `local` has ended: nobody waits for its queries any more."""
-        for handle in list(self._by_local.get(key_of(local), ())):
+        if local[:3] not in self._by_local:
+            return
+        for handle in list(self._by_local[local[:3]]):
             self._advance(self._queries[handle], ActiveEvent.REMOVE)
 
     def tick(self, now: float) -> None:

@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _HEAD = b"iwpm journal 1\n\0"
 _RECORD = struct.Struct("!BBBBHHIII16s16s")  # family, kind, port mapped, 0, local and mapped port, refs, refused, scope
+_pack_record = _RECORD.pack
 _KINDS = tuple(Kind)
 _ADDRESS_BYTES = {AF_INET: 4, AF_INET6: 16}
 
@@ -38,22 +39,11 @@ SLACK_RECORDS = 4096
 
 def pack(states: Iterable[MappingState]) -> bytes:
     """Records as they are in the file, behind its head."""
-    return b"".join(
-        _RECORD.pack(
-            local.family,
-            _KINDS.index(kind),
-            port_mapped,
-            0,
-            local.port,
-            mapped.port,
-            refs,
-            refused,
-            local.scope_id,
-            local.address,
-            mapped.address,
-        )
-        for local, mapped, kind, refs, refused, port_mapped in states
-    )
+    records = []
+    for (family, port, address, scope_id), mapped, kind, refs, refused, port_mapped in states:
+        numbers = (family, kind, port_mapped, 0, port, mapped[1], refs, refused, scope_id)
+        records.append(_pack_record(*numbers, address, mapped[2]))
+    return b"".join(records)
 
 
 def unpack(content: bytes) -> list[MappingState]:

@@ -104,15 +104,17 @@ class Keeper:
     def _obey(self, client: socket.socket, data: bytes, descriptors: list[int], *, whole: bool) -> None:
         operation, names = data[:1], _names(data[1:])
         if operation == KEEP and whole and len(names) == len(descriptors):
-            for name, descriptor in zip(names, descriptors, strict=True):
-                self._close(name)
-                self.held[name] = descriptor
+            for name in self.held.keys() & set(names):
+                os.close(self.held.pop(name))
+            self.held.update(zip(names, descriptors, strict=True))
             return
         for descriptor in descriptors:
             os.close(descriptor)
         if operation == DROP:
             for name in names:
-                self._close(name)
+                descriptor = self.held.pop(name, -1)
+                if descriptor >= 0:
+                    os.close(descriptor)
         elif operation == LIST:
             self._asking.append(client)
         elif operation == QUIT:
@@ -128,11 +130,6 @@ class Keeper:
             client.send(END)
         except OSError:
             self._part(client)
-
-    def _close(self, name: bytes) -> None:
-        descriptor = self.held.pop(name, None)
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _names(data: bytes) -> list[bytes]:

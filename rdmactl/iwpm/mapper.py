@@ -92,6 +92,8 @@ class PortMapper:
         self.stats = Stats()
         self.table = MappingTable(claims) if table is None else table
         self._outbox = Outbox()
+        self.take_output: Callable[[], list[Output]] = self._outbox.take
+        """What is to be done, in order."""
         self.link = KernelLink(self._outbox, self.stats, self._reported)
         self._active = ActiveSide(self._outbox, self.stats, random_bytes, self._answered_by_peer, peer_port)
         self._passive = PassiveSide(self.table, self._outbox, self.stats)
@@ -136,7 +138,10 @@ class PortMapper:
             elif self.link.holding or self._fenced:
                 self._hold(event, now)
             else:
-                self._serve(serve, event, now, now)
+                try:
+                    serve(event, now, now)
+                except KernelError as error:
+                    self._not_understood(event, error, now, now)
         elif isinstance(event, KernelReply):
             self._kernel_reply(event, now)
         elif isinstance(event, Datagram):
@@ -157,10 +162,6 @@ class PortMapper:
         self._passive.tick(now)
         if self._retry_claims_at is not None and self._retry_claims_at <= now:
             self._retry_claims(now)
-
-    def take_output(self) -> list[Output]:
-        """What is to be done, in order."""
-        return self._outbox.take()
 
     def wake_at(self) -> float | None:
         """When `tick` is to be called, at the latest."""
@@ -203,8 +204,11 @@ class PortMapper:
         try:
             serve(message, asked_at, now)
         except KernelError as error:
-            self._malformed(error)
-            self.link.refuse(message.seq, IwpmErr.INVALID_NLMSG, asked_at, now)
+            self._not_understood(message, error, asked_at, now)
+
+    def _not_understood(self, request: Message, error: KernelError, asked_at: float, now: float) -> None:
+        self._malformed(error)
+        self.link.refuse(request.seq, IwpmErr.INVALID_NLMSG, asked_at, now)
 
     def _release_held(self, now: float) -> None:
         """Serve what had to wait, if it need not any longer; forget what has waited too long."""

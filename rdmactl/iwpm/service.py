@@ -63,6 +63,9 @@ ADDRESSES_S = 3.0
 RELEASE_S = 0.05
 """Until whoever keeps sockets for us (`vault.py`) hears of released ones; several are then one datagram."""
 
+RELEASE_BATCH = 16
+"""So many released ports do not wait for that: nobody waits for a release, but somebody might for the next answer."""
+
 READ_S = 6.0
 """For the kernel's list of devices and connection manager ids: milliseconds, usually."""
 
@@ -165,6 +168,7 @@ class PortMapperService:
             self._channel = lane.open(self._channel_spec(), self)
             self._follow_addresses(lane)
             self._lease.rewrite(self._mapper.table)
+            self._lease.prepare()
             self._mapper.start(lane.now())
             self._carry_out()
             self._looking = asyncio.create_task(self._look_for_unmapped())
@@ -340,6 +344,7 @@ class PortMapperService:
             self._notice_stall(now)
         self._mapper.receive(received.message, now)
         self._carry_out()
+        self._lease.refill()
 
     def replied(self, reply: Reply, now: float) -> None:
         """The kernel's result for something sent."""
@@ -356,7 +361,9 @@ class PortMapperService:
     def drained(self, now: float) -> None:
         """The end of a batch."""
         self._lease.refill()
-        if self._lease.unfinished and self._release_timer is None and self._loop is not None:
+        if self._lease.unfinished > RELEASE_BATCH:
+            self._lease.flush()
+        elif self._lease.unfinished and self._release_timer is None and self._loop is not None:
             self._release_timer = self._loop.call_later(RELEASE_S, self._release)
         self._finish()
 

@@ -38,6 +38,9 @@ from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
 __all__ = ["Claim", "Kind", "Mapping", "MappingKey", "MappingState", "MappingTable", "PortClaims", "Refusal", "key_of"]
 
 
+_tuple = tuple.__new__  # cheaper than a named tuple's own constructor, where it counts
+
+
 class Claim(NamedTuple):
     """A claimed TCP port: `family` is AF_INET or AF_INET6."""
 
@@ -48,8 +51,8 @@ class Claim(NamedTuple):
 class PortClaims(Protocol):
     """Who holds TCP ports against the rest of the host. None of this waits: bind(2) has no far end."""
 
-    def claim(self, family: int, port: int) -> int | None:
-        """Take `port`, or a free one of the ephemeral range for 0; the port, or None. Taken already: success."""
+    def claim(self, family: int, port: int) -> Claim | None:
+        """Take `port`, or a free one of the ephemeral range for 0; None if it cannot be had. Ours already: success."""
 
     def release(self, claim: Claim) -> None:
         """Give a port back. Unknown ones are ignored."""
@@ -58,20 +61,16 @@ class PortClaims(Protocol):
         """Give back every port but these."""
 
 
-class MappingKey(NamedTuple):
-    """What distinguishes mappings: the local address without its scope id."""
-
-    family: int
-    port: int
-    address: bytes
+MappingKey = tuple[int, int, bytes]
+"""What distinguishes mappings: family, port and address of the local address, without its scope id."""
 
 
-class Kind(enum.Enum):
+class Kind(enum.IntEnum):
     """What a local address is used for. The kernel's report after a restart does not say."""
 
-    LISTENER = "listener"
-    CONNECTION = "connection"
-    RESTORED = "restored"
+    LISTENER = 0
+    CONNECTION = 1
+    RESTORED = 2
 
 
 class MappingState(NamedTuple):
@@ -106,7 +105,7 @@ class Mapping:
     __slots__ = ("claim", "claimed", "created", "key", "kind", "local", "mapped", "refs", "touched")
 
     def __init__(self, local: SockAddr, mapped: SockAddr, kind: Kind, claim: Claim | None, now: float) -> None:
-        self.key = key_of(local)
+        self.key: MappingKey = local[:3]
         self.local = local
         self.mapped = mapped
         self.kind = kind
@@ -119,7 +118,7 @@ class Mapping:
 
 def key_of(address: SockAddr) -> MappingKey:
     """The key of a local address."""
-    return tuple.__new__(MappingKey, address[:3])
+    return address[:3]
 
 
 class MappingTable:
@@ -128,8 +127,8 @@ class MappingTable:
     def __init__(self, claims: PortClaims) -> None:
         self._claims = claims
         self._mappings: dict[MappingKey, Mapping] = {}  # in order of creation
-        self._wildcards: dict[tuple[int, int], Mapping] = {}  # by (family, local port)
-        self._specifics: dict[tuple[int, int], dict[MappingKey, Mapping]] = {}  # by (family, local port)
+        # By family and local port: all that have it, and there a wildcard is alone.
+        self._by_port: dict[tuple[int, int], dict[MappingKey, Mapping]] = {}
         self._claim_users: dict[Claim, int] = {}
         self._unclaimed: dict[MappingKey, Mapping] = {}
         self._refused: dict[MappingKey, int] = {}
@@ -162,27 +161,23 @@ class MappingTable:
 
     def states(self) -> list[MappingState]:
         """The whole table, as `load` takes it."""
-        found = [self._state(mapping.local) for mapping in self._mappings.values()]
+        found = [self._state(key, mapping.local) for key, mapping in self._mappings.items()]
         refused = [key for key in self._refused if key not in self._mappings]
-        return found + [self._state(SockAddr(key.family, key.port, key.address)) for key in refused]
+        return found + [self._state(key, SockAddr(*key)) for key in refused]
 
     def take_changes(self) -> list[MappingState]:
         """What has become of each address that has changed since the last call."""
-        changed = self.changed
-        if not changed:
-            return []
-        self.changed = {}
-        return [self._state(local) for local in changed.values()]
+        changed, self.changed = self.changed, {}
+        return [self._state(key, local) for key, local in changed.items()]
 
-    def _state(self, local: SockAddr) -> MappingState:
-        key = key_of(local)
+    def _state(self, key: MappingKey, local: SockAddr) -> MappingState:
         mapping = self._mappings.get(key)
-        refused = self._refused.get(key, 0)
+        refused = self._refused.get(key, 0) if self._refused else 0
         if mapping is None:
             state = (local, local, Kind.RESTORED, 0, refused, False)
         else:
-            state = (mapping.local, mapping.mapped, mapping.kind, mapping.refs, refused, mapping.claim is not None)
-        return tuple.__new__(MappingState, state)  # for each message of the kernel: cheaper than the class's own way
+            state = (local, mapping.mapped, mapping.kind, mapping.refs, refused, mapping.claim is not None)
+        return _tuple(MappingState, state)
 
     def __len__(self) -> int:
         return len(self._mappings)
@@ -211,16 +206,17 @@ class MappingTable:
 
     def add_listener(self, local: SockAddr, map_port: bool, now: float) -> Mapping | Refusal:
         """Map a listening address; one more reference if it is a wildcard that is there already."""
-        existing = self._mappings.get(key_of(local))
-        if existing is not None and local.is_wildcard:
-            return self._reference(existing, now)
-        if existing is not None or self._in_the_way(local):
-            return self.refuse(local, Refusal.DUPLICATE)
+        if local[:2] in self._by_port:
+            existing = self._mappings.get(local[:3])
+            if existing is not None and local.is_wildcard:
+                return self._reference(existing, now)
+            if existing is not None or self._in_the_way(local):
+                return self.refuse(local, Refusal.DUPLICATE)
         return self._create(local, map_port, Kind.LISTENER, now)
 
     def add_connection(self, local: SockAddr, map_port: bool, now: float) -> Mapping | Refusal:
         """Map a connecting address; one more reference if there is such a mapping already."""
-        if local.is_wildcard or (local.family, local.port) in self._wildcards:
+        if local.is_wildcard or self._wildcard(local) is not None:
             return self.refuse(local, Refusal.WILDCARD)
         existing = self._mappings.get(key_of(local))
         if existing is not None:
@@ -240,38 +236,37 @@ class MappingTable:
         Addresses never heard of are normal and ignored: iw_cm also tells of mappings it made while nobody ran.
         """
         key = key_of(local)
-        refused = self._refused.get(key, 0)
-        if refused:
-            self.changed[key] = local
-            if refused == 1:
-                del self._refused[key]
-            else:
-                self._refused[key] = refused - 1
+        if key in self._refused:
+            self._pay_refusal(key, local)
             return None
         mapping = self._mappings.get(key)
         if mapping is None:
             return None
         mapping.refs -= 1
+        if mapping.refs:
+            self.changed[key] = mapping.local
+            return None
+        self.drop(mapping)
+        return mapping
+
+    def _pay_refusal(self, key: MappingKey, local: SockAddr) -> None:
         self.changed[key] = local
-        if mapping.refs == 0:
-            self.drop(mapping)
-            return mapping
-        return None
+        left = self._refused.pop(key) - 1
+        if left:
+            self._refused[key] = left
 
     def drop(self, mapping: Mapping) -> None:
         """Forget a mapping and give its port back."""
         key = mapping.key
         self.changed[key] = mapping.local
         del self._mappings[key]
-        self._unclaimed.pop(key, None)
-        port_key = key[:2]
-        if mapping.local.is_wildcard:
-            del self._wildcards[port_key]
+        if self._unclaimed:
+            self._unclaimed.pop(key, None)
+        on_port = self._by_port[key[:2]]
+        if len(on_port) == 1:
+            del self._by_port[key[:2]]
         else:
-            specifics = self._specifics[port_key]
-            del specifics[key]
-            if not specifics:
-                del self._specifics[port_key]
+            del on_port[key]
         if mapping.claim is not None:
             self._unuse(mapping.claim)
 
@@ -307,7 +302,7 @@ class MappingTable:
         """Replace the counts of refusals by what the kernel's report implies."""
         for key in self._refused.keys() | refused.keys():
             if self._refused.get(key) != refused.get(key):
-                self.changed[key] = SockAddr(key.family, key.port, key.address)
+                self.changed[key] = SockAddr(*key)
         self._refused = refused
 
     def retry_claims(self, limit: int) -> list[Mapping]:
@@ -332,19 +327,21 @@ class MappingTable:
         An IPv4 address also finds a listener on [::], since those without IPV6_V6ONLY accept it. Connections are not
         to be found: nobody can connect to them.
         """
-        found = self._mappings.get(key_of(address))
-        port_key = (address.family, address.port)
-        if found is None:
-            found = self._wildcards.get(port_key)
+        found = self._mappings.get(key_of(address)) or self._wildcard(address)
         if found is None and address.is_wildcard:
-            found = next(iter(self._specifics.get(port_key, {}).values()), None)
+            found = next(iter(self._by_port.get(address[:2], {}).values()), None)
         if found is None and address.family == AF_INET:
-            found = self._wildcards.get((AF_INET6, address.port))
+            found = self._wildcard(address._replace(family=AF_INET6))
         return None if found is None or found.kind is Kind.CONNECTION else found
 
+    def _wildcard(self, address: SockAddr) -> Mapping | None:
+        """The mapping of the wildcard address with this family and port."""
+        for mapping in self._by_port.get(address[:2], {}).values():
+            return mapping if mapping.local.is_wildcard else None
+        return None
+
     def _in_the_way(self, local: SockAddr) -> bool:
-        port_key = (local.family, local.port)
-        return port_key in self._wildcards or (local.is_wildcard and port_key in self._specifics)
+        return local[:2] in self._by_port and (local.is_wildcard or self._wildcard(local) is not None)
 
     def _reference(self, mapping: Mapping, now: float) -> Mapping:
         mapping.refs += 1
@@ -356,33 +353,32 @@ class MappingTable:
         claim = None
         mapped = local
         if map_port:
-            port = self._claim_other_than(local.family, local.port)
-            if port is None:
+            claim = self._claims.claim(local.family, 0)
+            if claim is not None and claim.port == local.port:
+                claim = self._another(claim)
+            if claim is None:
                 return self.refuse(local, Refusal.NO_PORT)
-            claim = tuple.__new__(Claim, (local.family, port))
             self._claim_users[claim] = self._claim_users.get(claim, 0) + 1
-            mapped = local.with_port(port)
+            mapped = local.with_port(claim.port)
         mapping = Mapping(local, mapped, kind, claim, now)
         self._index(mapping)
         self.changed[mapping.key] = local
         return mapping
 
-    def _claim_other_than(self, family: int, avoid: int) -> int | None:
-        """A free port but `avoid`: after a restart, mapped to itself means that nobody mapped it (see `restore`)."""
-        port = self._claims.claim(family, 0)
-        if port != avoid or port is None:
-            return port
-        other = self._claims.claim(family, 0)
-        self._claims.release(Claim(family, port))
+    def _another(self, claim: Claim) -> Claim | None:
+        """A port other than the local one: after a restart, mapped to itself means not mapped (see `restore`)."""
+        other = self._claims.claim(claim.family, 0)
+        self._claims.release(claim)
         return other
 
     def _index(self, mapping: Mapping) -> None:
         key = mapping.key
         self._mappings[key] = mapping
-        if mapping.local.is_wildcard:
-            self._wildcards[key[:2]] = mapping
+        on_port = self._by_port.get(key[:2])
+        if on_port is None:
+            self._by_port[key[:2]] = {key: mapping}
         else:
-            self._specifics.setdefault(key[:2], {})[key] = mapping
+            on_port[key] = mapping
 
     def _use(self, claim: Claim) -> bool:
         """Count a user of a claim, and take the port; whether that succeeded."""
@@ -390,9 +386,8 @@ class MappingTable:
         return self._claims.claim(*claim) is not None
 
     def _unuse(self, claim: Claim) -> None:
-        users = self._claim_users[claim] - 1
+        users = self._claim_users.pop(claim) - 1
         if users:
             self._claim_users[claim] = users
         else:
-            del self._claim_users[claim]
             self._claims.release(claim)

@@ -23,6 +23,7 @@ import logging
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -47,6 +48,7 @@ STARTS = 8
 """Keepers started in the life of a daemon: one that cannot live is not tried for ever."""
 
 _FIRST_PASSED = 3
+_CLAIM = struct.Struct("!HH")  # as in the keeper's datagrams: family, port
 _NAME = re.compile(r"claim-(?P<family>\d+)-(?P<port>\d+)")
 
 
@@ -268,9 +270,9 @@ class Vaults:
         return len(self._unkept)
 
     @property
-    def unfinished(self) -> bool:
-        """Whether `flush` has something to do."""
-        return bool(self._undropped)
+    def unfinished(self) -> int:
+        """How many sockets `flush` would let go."""
+        return len(self._undropped)
 
     def adopt(self) -> dict[Claim, int]:
         """See `Vault.adopt`. A socket that two vaults have is held by both and released by both."""
@@ -341,8 +343,8 @@ def _name(claim: Claim) -> str:
 
 
 def _pack(claim: Claim) -> bytes:
-    return int(claim.family).to_bytes(2, "big") + claim.port.to_bytes(2, "big")
+    return _CLAIM.pack(*claim)
 
 
 def _unpack(data: bytes) -> Claim:
-    return Claim(int.from_bytes(data[:2], "big"), int.from_bytes(data[2:4], "big"))
+    return Claim(*_CLAIM.unpack_from(data))

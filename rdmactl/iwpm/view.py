@@ -37,7 +37,7 @@ def mapping_list(table: MappingTable, now: float) -> list[MappingInfo]:
         MappingInfo(
             mapping.local,
             mapping.mapped,
-            mapping.kind.value,
+            mapping.kind.name.lower(),
             mapping.refs,
             mapping.claim is not None,
             mapping.claimed,

@@ -43,7 +43,6 @@ from rdmactl.netlink.message import (
     NLMSG_ERROR,
     NLMSG_NOOP,
     Message,
-    build,
     reply_code,
     split,
 )
@@ -73,7 +72,9 @@ ANSWER_LIMIT = 65536
 LOSS_DATAGRAMS_LIMIT = 16384
 
 _SUCCESS = struct.Struct("=IHHIIi")  # NLMSG_DONE with its header, NLM_F_MULTI, and the code
+_ENDS = frozenset({NLMSG_DONE, NLMSG_ERROR})
 _HEADER_BYTES = HEADER.size
+_pack_header, _unpack_header = HEADER.pack, HEADER.unpack_from
 _SEQ_MASK = 0xFFFFFFFF
 _tuple = tuple.__new__  # cheaper than a named tuple's own constructor, where it counts
 _CLIENT_SHIFT = 10
@@ -122,9 +123,10 @@ class NetlinkChannel:
         self._clock = clock
         self._schedule = schedule
         self._failed = failed
-        self._tracer = tracer
+        self._trace = None if tracer is None else tracer.writer(spec.family, socket.portid)
         self._released = released
         self._framed = spec.family != NETLINK_KOBJECT_UEVENT
+        self._done_before_seq, self._done_after_seq = _success(socket.portid)
         self._clients = frozenset(spec.clients) if spec.family == NETLINK_RDMA and spec.clients else None
         self._pending: deque[tuple[bytes, int, int]] = deque()
         self._outstanding: dict[int, _Outstanding] = {}
@@ -161,9 +163,11 @@ class NetlinkChannel:
             self._seq = (seq + 1) & _SEQ_MASK
         elif seq in self._outstanding:
             raise LocalError(f"sequence number {seq} is still waiting for its answer")
-        datagram = build(type, payload, flags=flags, seq=seq, pid=self.portid)
-        if self._tracer is not None:
-            self._tracer.sent(self._clock(), self.spec.family, self.portid, datagram)
+        datagram = _pack_header(_HEADER_BYTES + len(payload), type, flags, seq, self.portid) + payload
+        if self._trace is not None:
+            self._trace.write((self._clock(), False, datagram))
+            if not self._in_turn:
+                self._trace.hand_over()
         try:
             self._socket.send(datagram)
         except OSError as error:
@@ -171,8 +175,8 @@ class NetlinkChannel:
             raise KernelError("sendto", number, f"the kernel took no netlink message: {os.strerror(number)}") from error
         self.counters.sent += 1
         first = self._receive()
-        if only_failure and not self._lost:
-            done = _SUCCESS.pack(_SUCCESS.size, NLMSG_DONE, NLM_F_MULTI, seq, self.portid, 0)
+        if only_failure and first is not None and not self._lost:
+            done = self._done_before_seq + datagram[8:12] + self._done_after_seq
             if first == (done, 0, 0):
                 self.counters.replies += 1
                 return seq
@@ -224,6 +228,8 @@ class NetlinkChannel:
             self._failed(error)
         finally:
             self._in_turn = False
+            if self._trace is not None:
+                self._trace.hand_over()
             if self._pending and not self._closed:
                 self._once_more()
 
@@ -259,36 +265,46 @@ class NetlinkChannel:
                 return None
             if self._lost:
                 self._since_loss += 1
-            if self._tracer is not None:
-                self._tracer.received(self._clock(), self.spec.family, self.portid, item[0])
+            if self._trace is not None:
+                self._trace.write((self._clock(), True, item[0]))
             return item
 
     def _deliver(self, datagram: bytes, sender: int, groups: int, now: float) -> None:
         if sender != 0:
             self.counters.foreign += 1
-            return
-        if not self._framed:
+        elif not self._framed:
             self.counters.messages += 1
             self._handler.received(Received(Message(0, 0, 0, 0, datagram), sender, groups), now)
-            return
+        elif len(datagram) >= _HEADER_BYTES:
+            length, type_, flags, seq, pid = _unpack_header(datagram)
+            if length == len(datagram):
+                message = _tuple(Message, (type_, flags, seq, pid, datagram[_HEADER_BYTES:]))
+                self._route(type_, pid, message, groups, now)
+            else:
+                self._deliver_packed(datagram, groups, now)
+        else:
+            self.counters.malformed += 1
+
+    def _deliver_packed(self, datagram: bytes, groups: int, now: float) -> None:
+        """Several messages in one datagram, or something behind the only one."""
         size = 0
         for message in split(datagram):
             size += (_HEADER_BYTES + len(message.payload) + 3) & ~3
-            self._route(message, groups, now)
+            self._route(message.type, message.pid, message, groups, now)
             if self._closed:
                 return
         if size < len(datagram):
             self.counters.malformed += 1
 
-    def _route(self, message: Message, groups: int, now: float) -> None:
-        type_ = message.type
-        if type_ in (NLMSG_DONE, NLMSG_ERROR):
+    def _route(self, type: int, pid: int, message: Message, groups: int, now: float) -> None:
+        """`type` and `pid` are the message's: its caller has them at hand."""
+        if type in _ENDS:
             self._finish(message, now)
-        elif type_ == NLMSG_NOOP:
+        elif type == NLMSG_NOOP:
             return
-        elif message.pid == self.portid and groups == 0:
+        elif pid == self.portid and groups == 0:
             self._collect(message, now)
-        elif self._clients is not None and type_ >> _CLIENT_SHIFT not in self._clients:
+        elif self._clients is not None and type >> _CLIENT_SHIFT not in self._clients:
             self.counters.foreign += 1
         else:
             self.counters.messages += 1
@@ -352,3 +368,9 @@ class NetlinkChannel:
     def dispose(self) -> None:
         """After `fence`, by whoever has outlived the thread: give the descriptor back."""
         self._socket.close()
+
+
+def _success(portid: int) -> tuple[bytes, bytes]:
+    """NLMSG_DONE with code 0 for this portid: what is in front of the sequence number, and what is behind it."""
+    done = _SUCCESS.pack(_SUCCESS.size, NLMSG_DONE, NLM_F_MULTI, 0, portid, 0)
+    return done[:8], done[12:]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from rdmactl.errors import KernelError
 from rdmactl.netlink.message import NETLINK_RDMA, align4, attributes
-from rdmactl.netlink.sockaddr import SOCKADDR_STORAGE_BYTES, SockAddr
+from rdmactl.netlink.sockaddr import AF_INET, SOCKADDR_STORAGE_BYTES, SockAddr
 
 __all__ = [
     "IWPM_ABI_VERSION",
@@ -35,7 +35,6 @@ __all__ = [
     "RDMA_NL_IWPM_REMOTE_INFO",
     "RDMA_NL_IWPM_REMOVE_MAPPING",
     "ULIB_NAME",
-    "AddMapping",
     "IwpmErr",
     "MapInfo",
     "QueryMapping",
@@ -92,8 +91,6 @@ _IWCM_TYPE = RDMA_NL_IWCM << _CLIENT_SHIFT
 _U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _EBADMSG = 74
-_tuple = tuple.__new__  # cheaper than a named tuple's own constructor
-
 _U16_ATTRIBUTE = struct.Struct("=HHH2x")  # nla_len, nla_type, value, padding
 _U32_ATTRIBUTE = struct.Struct("=HHI")
 _ADDRESS_HEAD = struct.Struct("=HH")
@@ -103,11 +100,15 @@ _ADDRESS_HEADS = tuple(_ADDRESS_HEAD.pack(_ADDRESS_BYTES, type_) for type_ in ra
 
 # What makes and ends a listener comes thousands of times a second, and the kernel writes it always in the same shape:
 # that is read by one struct. Any other shape goes the long way, with the same result.
-_ADD_SHAPE = struct.Struct("=4s4x4s128s4sI")
+_ADD_SHAPE = struct.Struct("=4s4x4s128s8s")
 _REMOVE_SHAPE = struct.Struct("=4s4x4s128s")
+_ADD_BYTES, _REMOVE_BYTES = _ADD_SHAPE.size, _REMOVE_SHAPE.size
 _SEQ_HEAD = _ADDRESS_HEAD.pack(8, 1)
-_FLAGS_HEAD = _ADDRESS_HEAD.pack(8, 3)
+_FLAGS = {_U32_ATTRIBUTE.pack(8, 3, flags): flags for flags in (0, IWPM_FLAGS_NO_PORT_MAP)}
 _NO_ERROR = _U16_ATTRIBUTE.pack(6, 4, 0)
+# The same for the answer: two IPv4 addresses, each with attribute head and family in front, and what is behind them.
+_ADDED_SHAPE = struct.Struct("!6sH4s120x6sH4s120x8s")
+_IPV4_HEADS = tuple(head + struct.pack("=H", AF_INET) for head in _ADDRESS_HEADS)
 
 
 class IwpmErr:
@@ -129,13 +130,6 @@ class RegPid(NamedTuple):
     if_name: str
     ibdev_name: str
     ulib_name: str
-
-
-class AddMapping(NamedTuple):
-    """Map a listening address. `flags` is 0 with ABI version 3."""
-
-    local: SockAddr
-    flags: int
 
 
 class QueryMapping(NamedTuple):
@@ -182,15 +176,17 @@ def parse_reg_pid(payload: bytes) -> RegPid:
     )
 
 
-def parse_add_mapping(payload: bytes, version: int) -> AddMapping:
-    """MAPPING_SEQ, ADDR, and with ABI version 4 FLAGS."""
+def parse_add_mapping(payload: bytes, version: int) -> tuple[SockAddr, int]:
+    """MAPPING_SEQ, ADDR, and with ABI version 4 FLAGS: the listening address and the flags (0 with version 3)."""
     with_flags = version >= IWPM_ABI_VERSION
-    if with_flags and len(payload) == _ADD_SHAPE.size:
-        seq_head, addr_head, storage, flags_head, flags = _ADD_SHAPE.unpack(payload)
-        if seq_head == _SEQ_HEAD and addr_head == _ADDRESS_HEADS[2] and flags_head == _FLAGS_HEAD:
-            return _tuple(AddMapping, (_address(storage, "ADDR"), flags))
+    if with_flags and len(payload) == _ADD_BYTES:
+        seq_head, addr_head, storage, flags = _ADD_SHAPE.unpack(payload)
+        if seq_head == _SEQ_HEAD and addr_head == _ADDRESS_HEADS[2] and flags in _FLAGS:
+            local = SockAddr.unpack(storage)
+            if local is not None:
+                return local, _FLAGS[flags]
     found = _collect(payload, "ADD_MAPPING", 3 if with_flags else 2)
-    return _tuple(AddMapping, (_address(found[2], "ADDR"), _u32(found[3], "FLAGS") if with_flags else 0))
+    return _address(found[2], "ADDR"), _u32(found[3], "FLAGS") if with_flags else 0
 
 
 def parse_query_mapping(payload: bytes, version: int) -> QueryMapping:
@@ -203,10 +199,12 @@ def parse_query_mapping(payload: bytes, version: int) -> QueryMapping:
 
 def parse_remove_mapping(payload: bytes) -> SockAddr:
     """MAPPING_SEQ, ADDR: the local address of the mapping that ended."""
-    if len(payload) == _REMOVE_SHAPE.size:
+    if len(payload) == _REMOVE_BYTES:
         seq_head, addr_head, storage = _REMOVE_SHAPE.unpack(payload)
         if seq_head == _SEQ_HEAD and addr_head == _ADDRESS_HEADS[2]:
-            return _address(storage, "ADDR")
+            local = SockAddr.unpack(storage)
+            if local is not None:
+                return local
     return _address(_collect(payload, "REMOVE_MAPPING", 2)[2], "ADDR")
 
 
@@ -301,16 +299,13 @@ def reg_pid_reply(seq: int, ibdev_name: str, version: int) -> bytes:
 
 def add_mapping_reply(seq: int, local: SockAddr, mapped: SockAddr) -> bytes:
     """RDMA_NL_IWPM_ADD_MAPPING: `local` shall listen as `mapped`. Failure is told by `handle_err` only."""
-    return b"".join(
-        (
-            _U32_ATTRIBUTE.pack(8, 1, seq),
-            _ADDRESS_HEADS[2],
-            local.pack(),
-            _ADDRESS_HEADS[3],
-            mapped.pack(),
-            _NO_ERROR,
-        )
-    )
+    head = _U32_ATTRIBUTE.pack(8, 1, seq)
+    family, port, address, _ = local
+    mapped_family, mapped_port, mapped_address, _ = mapped
+    if family == mapped_family == AF_INET:
+        heads = _IPV4_HEADS
+        return head + _ADDED_SHAPE.pack(heads[2], port, address, heads[3], mapped_port, mapped_address, _NO_ERROR)
+    return b"".join((head, _ADDRESS_HEADS[2], local.pack(), _ADDRESS_HEADS[3], mapped.pack(), _NO_ERROR))
 
 
 def query_mapping_reply(

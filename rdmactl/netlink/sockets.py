@@ -52,15 +52,13 @@ _MISSING = {
 class KernelSocket:
     """A bound, non-blocking netlink socket (`ports.NetlinkSocket`)."""
 
-    __slots__ = ("_buffer", "_buffer_bytes", "_socket", "_view", "portid")
+    __slots__ = ("_receive_bytes", "_socket", "portid")
 
     def __init__(self, sock: socket.socket, portid: int, receive_bytes: int) -> None:
         self._socket = sock
         self.portid = portid
-        # One buffer for the socket's life: the kernel charges NETLINK_RDMA answers by the length passed to recv.
-        self._buffer_bytes = receive_bytes
-        self._buffer = bytearray(receive_bytes)
-        self._view = memoryview(self._buffer)
+        # The kernel charges NETLINK_RDMA answers by the length passed to recv.
+        self._receive_bytes = receive_bytes
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -72,12 +70,12 @@ class KernelSocket:
     def receive(self) -> tuple[bytes, int, int] | None:
         """The next datagram with its sender's portid and groups, or None; ENOBUFS and EMSGSIZE tell of a loss."""
         try:
-            length, (sender, groups) = self._socket.recvfrom_into(self._buffer, 0, socket.MSG_TRUNC)
+            datagram, (sender, groups) = self._socket.recvfrom(self._receive_bytes, socket.MSG_TRUNC)
         except BlockingIOError:
             return None
-        if length > self._buffer_bytes:
-            raise OSError(errno.EMSGSIZE, f"a message of {length} bytes was cut to {self._buffer_bytes}")
-        return bytes(self._view[:length]), sender, groups
+        if len(datagram) > self._receive_bytes:
+            raise OSError(errno.EMSGSIZE, f"a message of {len(datagram)} bytes was cut to {self._receive_bytes}")
+        return datagram, sender, groups
 
     def fence(self) -> None:
         fence_descriptor(self._socket.fileno())

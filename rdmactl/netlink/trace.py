@@ -3,9 +3,10 @@
 
 Not here: what messages mean and which part of them is secret (`describe.py`), playing a recording back (`replay.py`).
 
-Channels hand over each datagram with the time. On that path nothing is decoded: secrets are overwritten and the bytes
-kept, in a ring that is bounded in bytes. Reading the trace decodes it, and computes how long each request of the kernel
-waited for its answer. A recording has one JSON object per line:
+Channels write down each datagram with the time, and hand over what has gathered after each batch (`TraceWriter`). On
+that path nothing is decoded: secrets are overwritten and the bytes kept, in a ring that is bounded in bytes. Reading
+the trace decodes it, and computes how long each request of the kernel waited for its answer. A recording has one JSON
+object per line:
 
     {"time": 1763633080.123456, "dir": "daemon->kernel", "family": 20, "portid": 711, "hex": "…", "note": "HELLO …"}
 
@@ -18,14 +19,16 @@ import json
 import os
 import threading
 import time
+import weakref
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple, TextIO
 
 from rdmactl.errors import LocalError, StoreError
 from rdmactl.netlink.describe import describe, redact
 from rdmactl.netlink.message import NETLINK_KOBJECT_UEVENT, NETLINK_RDMA, Message, split
 
-__all__ = ["DAEMON_TO_KERNEL", "KERNEL_TO_DAEMON", "TraceEntry", "Tracer", "load"]
+__all__ = ["DAEMON_TO_KERNEL", "KERNEL_TO_DAEMON", "TraceEntry", "TraceWriter", "Tracer", "Written", "load"]
 
 KERNEL_TO_DAEMON = "kernel->daemon"
 DAEMON_TO_KERNEL = "daemon->kernel"
@@ -67,14 +70,41 @@ class TraceEntry(NamedTuple):
         return json.dumps(fields, ensure_ascii=False)
 
 
-class _Kept(NamedTuple):
-    """One datagram as it is kept: not decoded yet, secrets gone."""
+Written = tuple[float, bool, bytes]
+"""One datagram: the monotonic clock, whether it came from the kernel, the bytes. A plain tuple: thousands a second."""
 
-    now: float
-    inbound: bool
+
+class _Batch(NamedTuple):
+    """What one socket has handed over at once: not decoded yet, secrets gone."""
+
     family: int
     portid: int
-    datagram: bytes
+    items: list[Written]
+    kept_bytes: int
+
+
+class TraceWriter:
+    """The trace as one socket's thread sees it: `write` for each datagram, `hand_over` after a batch of them.
+
+    Until then only a list grows. Whoever reads the trace meanwhile hands over as well, from his thread.
+    """
+
+    def __init__(self, tracer: Tracer, family: int, portid: int) -> None:
+        self._tracer = tracer
+        self._family = family
+        self._portid = portid
+        self._items: list[Written] = []
+        # NETLINK_RDMA has no secrets.
+        self.write: Callable[[Written], None] = self._items.append if family == NETLINK_RDMA else self._write_redacted
+
+    def hand_over(self) -> None:
+        """Put what has been written into the ring, and into a recording."""
+        if self._items:
+            self._tracer.take(self._family, self._portid, self._items)
+
+    def _write_redacted(self, written: Written) -> None:
+        now, inbound, datagram = written
+        self._items.append((now, inbound, redact(self._family, datagram)))
 
 
 class _Annotator:
@@ -84,20 +114,23 @@ class _Annotator:
         self._epoch_s = epoch_s
         self._asked: dict[tuple[int, int, int], float] = {}
 
-    def annotate(self, kept: _Kept) -> TraceEntry:
+    def annotate(self, batch: _Batch) -> list[TraceEntry]:
+        return [self._annotate(batch.family, batch.portid, *item) for item in batch.items]
+
+    def _annotate(self, family: int, portid: int, now: float, inbound: bool, datagram: bytes) -> TraceEntry:
         notes = []
         waited_s = None
-        for message in messages_of(kept.family, kept.datagram):
-            text, asks, answers = describe(kept.family, message, kept.inbound)
+        for message in messages_of(family, datagram):
+            text, asks, answers = describe(family, message, inbound)
             notes.append(text)
             if asks is not None:
-                self._ask((kept.family, kept.portid, asks), kept.now)
+                self._ask((family, portid, asks), now)
             if answers is not None:
-                asked = self._asked.pop((kept.family, kept.portid, answers), None)
-                waited_s = None if asked is None else kept.now - asked
-        direction = KERNEL_TO_DAEMON if kept.inbound else DAEMON_TO_KERNEL
+                asked = self._asked.pop((family, portid, answers), None)
+                waited_s = None if asked is None else now - asked
+        direction = KERNEL_TO_DAEMON if inbound else DAEMON_TO_KERNEL
         note = " ; ".join(notes)
-        return TraceEntry(self._epoch_s + kept.now, direction, *kept[2:], note, waited_s)
+        return TraceEntry(self._epoch_s + now, direction, family, portid, datagram, note, waited_s)
 
     def _ask(self, key: tuple[int, int, int], now: float) -> None:
         if len(self._asked) >= _ASKED_LIMIT:
@@ -115,7 +148,8 @@ class Tracer:
 
     def __init__(self, ring_bytes: int = RING_BYTES) -> None:
         self._lock = threading.Lock()
-        self._ring: deque[tuple[float, bool, int, int, bytes]] = deque()
+        self._ring: deque[_Batch] = deque()
+        self._writers: weakref.WeakSet[TraceWriter] = weakref.WeakSet()
         self._total = 0
         self._ring_limit_bytes = ring_bytes
         self._ring_bytes = 0
@@ -126,35 +160,36 @@ class Tracer:
         self._annotator = _Annotator(self._epoch_s)
         self.recording_error: str | None = None
 
+    def writer(self, family: int, portid: int) -> TraceWriter:
+        """For a socket with many messages; it must hand over by itself."""
+        writer = TraceWriter(self, family, portid)
+        self._writers.add(writer)
+        return writer
+
     def sent(self, now: float, family: int, portid: int, datagram: bytes) -> None:
         """A datagram is about to go to the kernel. `now` is the monotonic clock."""
-        if family != NETLINK_RDMA:  # which has no secrets, and whose messages are thousands a second
-            datagram = redact(family, datagram)
-        self._keep((now, False, family, portid, datagram))
+        self.take(family, portid, [(now, False, redact(family, datagram))])
 
     def received(self, now: float, family: int, portid: int, datagram: bytes) -> None:
         """A datagram has come from the kernel."""
-        if family != NETLINK_RDMA:
-            datagram = redact(family, datagram)
-        self._keep((now, True, family, portid, datagram))
+        self.take(family, portid, [(now, True, redact(family, datagram))])
 
     def entries(self) -> list[TraceEntry]:
-        """What the ring holds, oldest first, decoded."""
-        with self._lock:
-            kept = list(self._ring)
-        annotator = _Annotator(self._epoch_s)
-        return [annotator.annotate(_Kept(*item)) for item in kept]
+        """What the ring holds, oldest first within each socket, decoded."""
+        return self.since(0)[1]
 
     def since(self, total: int) -> tuple[int, list[TraceEntry]]:
         """How many datagrams there have been in all, and those after the first `total`, as far as the ring holds them.
 
         0 gives all it holds; with the number returned the next call goes on where this one ended.
         """
+        for writer in list(self._writers):
+            writer.hand_over()
         with self._lock:
             kept = list(self._ring)
             now_total = self._total
         annotator = _Annotator(self._epoch_s)
-        entries = [annotator.annotate(_Kept(*item)) for item in kept]
+        entries = [entry for batch in kept for entry in annotator.annotate(batch)]
         new = max(0, now_total - total)
         return now_total, entries[max(0, len(entries) - new) :]
 
@@ -184,31 +219,39 @@ class Tracer:
 
     def stop_recording(self) -> None:
         """Close the recording. Harmless if there is none."""
+        for writer in list(self._writers):
+            writer.hand_over()
         with self._lock:
             self._end_recording(None)
 
-    def _keep(self, kept: tuple[float, bool, int, int, bytes]) -> None:
-        """Plain tuples, because this runs for every message, whether anybody will look at it or not."""
+    def take(self, family: int, portid: int, written: list[Written]) -> None:
+        """Move what has been written from the list, which another thread may be adding to, into the ring."""
         with self._lock:
-            self._ring.append(kept)
-            self._total += 1
-            self._ring_bytes += len(kept[4]) + _ENTRY_OVERHEAD_BYTES
-            while self._ring_bytes > self._ring_limit_bytes:
-                self._ring_bytes -= len(self._ring.popleft()[4]) + _ENTRY_OVERHEAD_BYTES
+            items = written[:]
+            del written[: len(items)]
+            kept_bytes = sum([len(item[2]) for item in items]) + len(items) * _ENTRY_OVERHEAD_BYTES
+            batch = _Batch(family, portid, items, kept_bytes)
+            self._ring.append(batch)
+            self._total += len(items)
+            self._ring_bytes += kept_bytes
+            while self._ring_bytes > self._ring_limit_bytes and len(self._ring) > 1:
+                self._ring_bytes -= self._ring.popleft().kept_bytes
             if self._file is not None:
-                self._write(self._file, _Kept(*kept))
+                self._record(batch)
 
-    def _write(self, file: TextIO, kept: _Kept) -> None:
-        """One line. A disk that is full ends the recording, never the service."""
-        line = self._annotator.annotate(kept).as_json() + "\n"
-        self._file_bytes += len(line.encode())
-        if self._file_bytes > self._file_limit_bytes:
-            self._end_recording("the recording has reached its limit")
-            return
-        try:
-            file.write(line)
-        except OSError as error:
-            self._end_recording(os.strerror(error.errno or 0))
+    def _record(self, batch: _Batch) -> None:
+        """A line for each. A disk that is full ends the recording, never the service."""
+        for entry in self._annotator.annotate(batch):
+            line = entry.as_json() + "\n"
+            self._file_bytes += len(line.encode())
+            if self._file_bytes > self._file_limit_bytes:
+                self._end_recording("the recording has reached its limit")
+            if self._file is None:
+                return
+            try:
+                self._file.write(line)
+            except OSError as error:
+                self._end_recording(os.strerror(error.errno or 0))
 
     def _end_recording(self, error: str | None) -> None:
         file, self._file = self._file, None

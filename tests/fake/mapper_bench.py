@@ -48,7 +48,7 @@ class FakeClaims:
         self.full = False
         self._ports = count(FIRST_PORT)
 
-    def claim(self, family: int, port: int) -> int | None:
+    def claim(self, family: int, port: int) -> Claim | None:
         if port == 0:
             if self.full:
                 return None
@@ -56,7 +56,7 @@ class FakeClaims:
         elif Claim(family, port) in self.taken:
             return None
         self.held.add(Claim(family, port))
-        return port
+        return Claim(family, port)
 
     def release(self, claim: Claim) -> None:
         self.held.discard(claim)

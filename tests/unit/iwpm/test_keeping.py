@@ -7,17 +7,18 @@ import contextlib
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rdmactl.iwpm import keeper
-from rdmactl.iwpm.claims import SPARE, ClaimKeeper, ClaimLease
+from rdmactl.iwpm import keeper, spares
+from rdmactl.iwpm.claims import ClaimKeeper, ClaimLease
 from rdmactl.iwpm.journal import MappingJournal, pack, unpack
 from rdmactl.iwpm.keeper import Keeper
+from rdmactl.iwpm.spares import BATCH, GROUP, STOCK
 from rdmactl.iwpm.table import Claim, Kind, MappingState, MappingTable
 from rdmactl.iwpm.vault import KEEPER_SOCKET, KeeperVault, SystemdVault, Vaults
 from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
@@ -220,16 +221,20 @@ def test_a_keeper_process_is_started_and_ends_when_told(tmp_path: Path) -> None:
     assert vaults.adopt() == {}
     owner = ClaimKeeper(vaults)
     lease = owner.lease()
-    port = lease.claim(V4, 0)
-    assert port is not None
+    lease.prepare()
+    claim = lease.claim(V4, 0)
+    assert claim is not None
     path = str(tmp_path / KEEPER_SOCKET)
     for again in (True, False):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
             client.connect(path)
             client.send(keeper.LIST)
             data, descriptors, _, _ = socket.recv_fds(client, 1000, 100)
-            assert data == keeper.KEEP + V4.to_bytes(2, "big") + port.to_bytes(2, "big")
-            os.close(descriptors[0])
+            names = {data[at : at + keeper.NAME_BYTES] for at in range(1, len(data), keeper.NAME_BYTES)}
+            assert len(names) == len(descriptors) == STOCK
+            assert name_of(claim) in names
+            for descriptor in descriptors:
+                os.close(descriptor)
             assert client.recv(100) == keeper.END
             client.send(keeper.QUIT)
             assert client.recv(100) == b""
@@ -237,28 +242,58 @@ def test_a_keeper_process_is_started_and_ends_when_told(tmp_path: Path) -> None:
             assert eventually(lambda: not Path(path).exists())
             assert eventually(lambda: mended(lease, path))
     owner.close()
-    assert eventually(lambda: is_free(Claim(V4, port)))
+    assert eventually(lambda: is_free(claim))
 
 
 def test_spares_are_safe_before_they_are_handed_out(running: Keeper, tmp_path: Path) -> None:
     owner = ClaimKeeper(Vaults([KeeperVault(str(tmp_path), spawn=False)]))
     lease = owner.lease()
-    first = lease.claim(V4, 0)
-    assert first is not None
-    while len(running.held) < SPARE - 7:
+    lease.prepare()
+    assert eventually(lambda: len(running.held) == STOCK)
+    for _ in range(3 * STOCK):
+        claim = lease.claim(V4, 0)
+        assert claim is not None
+        assert eventually(lambda: name_of(claim) in running.held)  # noqa: B023
         lease.refill()
-    before = dict(running.held)
-    port = lease.claim(V4, 0)
-    assert port is not None
-    assert keeper.NAME_BYTES * b"\0" not in before
-    assert V4.to_bytes(2, "big") + port.to_bytes(2, "big") in before
-    assert owner.held == 2
-    spare = lease._spare[V4][0][0]
-    assert lease.claim(V4, spare) == spare
+    assert owner.held == 3 * STOCK
+    spare = next(iter(running.held.keys() - {name_of(claim) for claim in owner._sockets}))
+    number = int.from_bytes(spare[2:], "big")
+    assert lease.claim(V4, number) == Claim(V4, number)
     lease.give_back_spares()
-    assert eventually(lambda: len(running.held) == 3)
+    assert eventually(lambda: len(running.held) == 3 * STOCK + 1)
     owner.close()
     assert eventually(lambda: not running.held)
+
+
+def name_of(claim: Claim) -> bytes:
+    return claim.family.to_bytes(2, "big") + claim.port.to_bytes(2, "big")
+
+
+def test_the_stock_is_refilled_a_few_at_a_time_and_handed_over_many_at_once() -> None:
+    """The kernel waits behind each answer for what is done there; each datagram wakes whoever keeps the ports."""
+    kept: list[int] = []
+
+    class Counting:
+        def adopt(self) -> dict[Claim, int]:
+            return {}
+
+        def keep(self, claims: Mapping[Claim, int]) -> dict[Claim, int]:
+            kept.append(len(claims))
+            return {}
+
+        def drop(self, claims: Iterable[Claim]) -> list[Claim]:
+            return []
+
+    owner = ClaimKeeper(Vaults([Counting()]))
+    lease = owner.lease()
+    lease.prepare()
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5 * STOCK):
+        assert lease.claim(V4, 0)
+        lease.refill()
+        assert len(os.listdir("/proc/self/fd")) - before <= owner.held  # the stock does not grow
+    assert min(kept) >= BATCH
+    owner.close()
 
 
 def test_a_dead_owner_is_succeeded(running: Keeper, tmp_path: Path) -> None:
@@ -363,13 +398,18 @@ def test_no_free_port_is_not_looked_for_again_at_once(monkeypatch: pytest.Monkey
     """A search through the whole range takes the kernel milliseconds; requests wait meanwhile."""
     owner = ClaimKeeper()
     lease = owner.lease()
-    assert lease.claim(V4, 0)
     asked: list[int] = []
-    monkeypatch.setattr(lease, "_bind", lambda family, port: asked.append(port))
-    for _ in range(5):
+    bind = spares._bind
+    monkeypatch.setattr(spares, "_bind", lambda family, port: asked.append(port))
+    for _ in range(2 * GROUP):
+        lease.claim(V4, 0)
         lease.refill()
-    assert len(asked) == 1
+    assert len(asked) == 2 * GROUP + 1  # each claim is tried, the stock once
     lease.tidy(MappingTable(lease))
     lease.refill()
-    assert len(asked) == 2
+    assert len(asked) == 2 * GROUP + 2
+    monkeypatch.setattr(spares, "_bind", bind)
+    lease.tidy(MappingTable(lease))
+    lease.refill()
+    assert lease.claim(V4, 0)
     owner.close()

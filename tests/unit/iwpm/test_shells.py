@@ -15,7 +15,6 @@ from rdmactl.iwpm import options
 from rdmactl.iwpm.claims import ClaimKeeper
 from rdmactl.iwpm.conf import MapperConfig, parse
 from rdmactl.iwpm.events import Datagram, Door, Path, Unreachable
-from rdmactl.iwpm.table import Claim
 from rdmactl.iwpm.udp import UdpDoors
 from rdmactl.iwpm.view import dump_lines, mapping_list
 from rdmactl.netlink.sockaddr import SockAddr
@@ -30,8 +29,9 @@ DATA = FilePath(__file__).parents[2] / "data" / "iwpm"
 
 def test_a_claim_takes_the_port_on_every_address_and_does_not_listen() -> None:
     keeper = ClaimKeeper()
-    port = keeper.lease().claim(V4, 0)
-    assert port is not None
+    claim = keeper.lease().claim(V4, 0)
+    assert claim is not None
+    port = claim.port
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         with pytest.raises(OSError, match="in use"):
@@ -46,29 +46,30 @@ def test_a_claim_takes_the_port_on_every_address_and_does_not_listen() -> None:
 def test_a_given_port_is_claimed_once() -> None:
     keeper = ClaimKeeper()
     lease = keeper.lease()
-    port = lease.claim(V4, 0)
-    assert port is not None
-    assert lease.claim(V4, port) == port
+    claim = lease.claim(V4, 0)
+    assert claim is not None
+    port = claim.port
+    assert lease.claim(V4, port) == claim
     assert keeper.held == 1
-    lease.release(Claim(V4, port))
-    lease.release(Claim(V4, port))
+    lease.release(claim)
+    lease.release(claim)
     assert keeper.held == 0
     with socket.socket() as other:
         other.bind(("0.0.0.0", port))
         assert lease.claim(V4, port) is None
-    assert lease.claim(V4, port) == port
+    assert lease.claim(V4, port) == claim
     keeper.close()
 
 
 def test_a_new_lease_inherits_and_the_old_one_is_void() -> None:
     keeper = ClaimKeeper()
     old = keeper.lease()
-    port = old.claim(V4, 0)
-    assert port is not None
+    claim = old.claim(V4, 0)
+    assert claim is not None
     new = keeper.lease()
-    old.release(Claim(V4, port))
+    old.release(claim)
     assert old.claim(V4, 0) is None
-    assert new.claim(V4, port) == port
+    assert new.claim(*claim) == claim
     assert keeper.held == 1
     new.retain(set())
     assert keeper.held == 0
