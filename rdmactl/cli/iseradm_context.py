@@ -2,7 +2,8 @@
 """What every mode of iseradm needs: the name it was called by, messages, records, sessions, the daemon. Face ring.
 
 Nothing is opened before it is asked for. Called as `iscsiadm`, the program speaks exactly as open-iscsi's does, because
-scripts read it; called as `iseradm`, a failure of the daemon's work is one sentence that says what happened.
+scripts read it; otherwise a failure of the daemon's work is one sentence that says what happened. `rdmactl` has this in
+common with iseradm where it changes records.
 Not here: what a mode does.
 """
 
@@ -50,7 +51,7 @@ class Context:
     """One run. `sysfs` is the root of sysfs; `client` makes connections to the daemon (tests put their own)."""
 
     def __init__(self, program: str, *, sysfs: str = "/sys") -> None:
-        self.program = "iscsiadm" if program == "iscsiadm" else "iseradm"
+        self.program = program if program in ("iscsiadm", "rdmactl") else "iseradm"
         self.exact = self.program == "iscsiadm"
         self.sysfs = sysfs
         self.debug = 0

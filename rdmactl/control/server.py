@@ -32,6 +32,7 @@ from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
 from rdmactl import __version__
 from rdmactl.control.client import socket_path
+from rdmactl.control.discovery import Discovery
 from rdmactl.control.interfaces import CHANGING_METHODS, Caller, Daemon, Failed, Initiator, PortMapper, failure
 from rdmactl.control.roles import RoleLock
 from rdmactl.errors import LocalError, RdmactlError, Unavailable
@@ -340,9 +341,9 @@ class ControlServer:
         self._initiator = Initiator(dispatcher, initiator_name)
         self._listeners: list[_Listener] = []
         for lock in roles:
-            own: VarlinkInterface = PortMapper(dispatcher) if lock.role == "iwpm" else self._initiator
+            own = [PortMapper(dispatcher)] if lock.role == "iwpm" else [self._initiator, Discovery(dispatcher)]
             path = Path(socket_path(lock.role, str(lock.directory)))
-            registry = _registry([own, Daemon(dispatcher, names)])
+            registry = _registry([*own, Daemon(dispatcher, names)])
             self._listeners.append(_Listener(path, registry, frozenset(admins), silence_s))
 
     @property

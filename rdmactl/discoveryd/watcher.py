@@ -44,16 +44,20 @@ class DiscoveryStatus(NamedTuple):
     type: str
     address: str
     port: int
-    targets: int
-    """Places known: (target, portal, interface)."""
+    places: int
+    """Known: (target, portal, interface)."""
     missing: int
-    """Of these, how many the last answer did not name."""
+    """Of these, how many the last answers did not name."""
+    logins: int
+    """Under way."""
     answered_at_s: float | None
-    complete: bool
-    """Whether the last answer was the whole list, with nothing left out."""
+    whole: bool
+    """Whether every interface was answered, and nothing had to be left out."""
     failures: int
     """Questions without an answer since the last answer."""
     last_error: str
+    listening: bool
+    """Whether the server will tell of changes."""
     next_in_s: float | None
     """None: it does not ask again until something changes."""
 
@@ -89,7 +93,7 @@ class Watcher:
         self._heard: dict[str, bool] = {}
         self._kept: dict[Place, str] = {}
         self._answered_at_s: float | None = None
-        self._complete = False
+        self._whole = False
         self._errors: dict[str, str] = {}  # by interface
         self._oddities: dict[str, tuple[str, ...]] = {}
 
@@ -101,10 +105,12 @@ class Watcher:
             *self.watched.portal,
             len(self.care),
             self.care.missing,
+            len(self._logins),
             self._answered_at_s,
-            self._complete,
+            self._whole,
             self._timetable.failures,
             next(iter(self._errors.values()), ""),
+            bool(self._heard) and all(self._heard.values()),
             None if wake_at is None else max(0.0, wake_at - self._lane.now()),
         )
 
@@ -165,15 +171,15 @@ class Watcher:
     async def _round(self) -> None:
         answers = await asyncio.gather(*(self._ask(iface) for iface in self.watched.ifaces))
         now = self._lane.now()
-        whole = [answer for answer in answers if answer is not None]
-        if not whole:
+        there = [answer for answer in answers if answer is not None]
+        if not there:
             self._timetable.failed(now)
             return
-        for answer in whole:
+        for answer in there:
             self.care.receive(answer, now)
-        self._answered_at_s = time.time()
-        self._complete = len(whole) == len(answers) and all(answer.complete for answer in whole)
         await self._keep_step()
+        self._whole = len(there) == len(answers) and all(answer.complete for answer in there)
+        self._answered_at_s = time.time()
         self._timetable.answered(self._lane.now(), missing=bool(self.care.missing))
 
     async def _ask(self, iface: dict[str, str]) -> Answer | None:

@@ -214,7 +214,7 @@ def test_what_appears_is_logged_in_and_what_goes_is_logged_out(bench: Bench) -> 
         assert bench.initiator.targets == [A, B, C]
         await rounds(3)
         assert bench.initiator.targets == [A, C]
-        assert (bench.status.targets, bench.status.missing, bench.status.complete) == (2, 0, True)
+        assert (bench.status.places, bench.status.missing, bench.status.whole) == (2, 0, True)
 
     bench.run(scenario)
     assert bench.lane.is_ready
@@ -243,7 +243,7 @@ def test_149_a_list_that_was_cut_takes_nothing_away(bench: Bench, caplog: pytest
         bench.initiator.has(A, skipped=1)
         await rounds(10)
         assert bench.initiator.targets == [A, B]
-        assert not bench.status.complete
+        assert not bench.status.whole
 
     bench.run(scenario)
     assert caplog.text.count("a name is too long; left out") == 1
@@ -502,7 +502,7 @@ def test_an_interface_that_fails_takes_nothing_away(bench: Bench) -> None:
         await rounds(6)
         left = sorted((held.target, held.iface) for held in bench.initiator.held.values())
         assert left == [(A, "eth0"), (A, "eth1"), (B, "eth1")]
-        assert not bench.status.complete
+        assert not bench.status.whole
         assert bench.status.last_error == "nobody there"
 
     bench.run(scenario)

@@ -119,6 +119,11 @@ class World:
             status = run(_Context(self), words)
         return Result(stdout.getvalue(), stderr.getvalue(), status)
 
+    def context(self, program: str) -> Context:
+        """A run of another front end here."""
+        self.program = program
+        return _Context(self)
+
     # What the daemon does
 
     def discover(self, wire: dict[str, str]) -> list[dict[str, Any]]:

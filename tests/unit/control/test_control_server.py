@@ -223,7 +223,8 @@ def test_status(tmp_path: Path) -> None:
 def test_the_interfaces_describe_themselves(tmp_path: Path) -> None:
     async def scenario(_: FakeDispatcher) -> None:
         info = await ask(tmp_path, "org.varlink.service.GetInfo")
-        assert info["interfaces"] == ["io.rdmactl.Daemon", "io.rdmactl.Initiator", "org.varlink.service"]
+        ours = ["io.rdmactl.Daemon", "io.rdmactl.Discovery", "io.rdmactl.Initiator"]
+        assert info["interfaces"] == [*ours, "org.varlink.service"]
         described = await ask(
             tmp_path, "org.varlink.service.GetInterfaceDescription", {"interface": "io.rdmactl.Initiator"}
         )
