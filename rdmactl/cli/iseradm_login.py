@@ -3,11 +3,15 @@
 
 All requests are announced first, then the results follow in the same order, whatever the order in which they arrive.
 The status is the first error in time: what is known before asking (already there) wins over what the daemon reports.
+
+A login claims its session, also one that is there already, and a logout gives the claim up: for the administrator, or
+for whom $RDMACTL_CLAIM names. A session that others claim, too, stays; that is said, and is no failure.
 Not here: which records or sessions are meant.
 """
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.cli.errors import err_text, error_text, iscsiadm_status
@@ -22,7 +26,19 @@ if TYPE_CHECKING:
     from rdmactl.records.model import Record
     from rdmactl.records.store import NodeId
 
-__all__ = ["DAEMON_DOWN", "Login", "add_session", "ask_daemon", "log_in", "log_out", "of_nodes", "session_text"]
+__all__ = [
+    "CLAIM_VARIABLE",
+    "DAEMON_DOWN",
+    "Login",
+    "add_session",
+    "ask_daemon",
+    "log_in",
+    "log_out",
+    "of_nodes",
+    "session_text",
+]
+
+CLAIM_VARIABLE = "RDMACTL_CLAIM"
 
 DAEMON_DOWN = (
     "iscsid is not running. Could not start it up automatically using the startup command in the iscsid.conf"
@@ -34,6 +50,7 @@ DAEMON_DOWN = (
 _NOT_CONNECTED = 20
 _SESSION_EXISTS = 15
 _INVALID = 7
+_ADMINISTRATOR = "administrator"
 
 _SESSIONS_MAX = 1024
 """Of one record: multipathing over sessions uses a handful; more is a slip of the pen that would exhaust the host."""
@@ -41,6 +58,7 @@ _SESSIONS_MAX = 1024
 _AT_ONCE = 64
 """How many logins of one call the daemon works on at a time."""
 
+_CLAIM_S = 10.0
 _SCAN_S = 60.0
 _LOGOUT_S = 120.0
 _DEADLINE_MAX_S = 3600.0
@@ -75,6 +93,7 @@ def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last
     """Log in; returns the status. `last_line`: iscsiadm says at the end that not all went well, in node mode."""
     status = 0
     asked: list[Login] = []
+    present: list[NodeId] = []
     for login in logins:
         if login.present >= login.wanted:
             plural = "" if login.wanted == 1 else "s"
@@ -82,17 +101,39 @@ def log_in(context: Context, logins: Sequence[Login], *, wait: bool = True, last
                 f"{login.node.iface}: {login.wanted} session{plural} requested, but {login.present} already present."
             )
             status = status or _SESSION_EXISTS
+            present.append(login.node)
         elif login.wanted - login.present > _SESSIONS_MAX:
             context.error(f"{login.node.iface}: {login.wanted} sessions requested, more than {_SESSIONS_MAX}.")
             status = status or _INVALID
         else:
             asked.extend([login] * (login.wanted - login.present))
+    if present:
+        _claim_present(context, present)
     if asked:
         failed = _carry_out(context, _logins(asked, wait=wait))
         status = status or failed
     if status and last_line and context.exact:
         context.error("Could not log into all portals")
     return status
+
+
+def _claim_present(context: Context, nodes: Sequence[NodeId]) -> None:
+    """Who logs in to what is there wants it, too. Without a name, and without a daemon, nothing is different."""
+    wanted = {(node.target, node.address, node.port, node.iface) for node in nodes}
+    sids = [
+        session.sid
+        for session in context.sessions()
+        if session.persistent is not None
+        and (session.target, *session.persistent, session.iface_name or "default") in wanted
+    ]
+    claim = os.environ.get(CLAIM_VARIABLE)
+    try:
+        with context.client(_CLAIM_S) as client:
+            for _ in client.more("io.rdmactl.Initiator.Claim", {"sids": sids, "claim": claim or _ADMINISTRATOR}):
+                pass
+    except RdmactlError as error:
+        if claim:
+            context.error(f"no claim for {claim}: {error_text(error)}")
 
 
 def add_session(context: Context, node: NodeId, record: Record) -> int:
@@ -112,8 +153,9 @@ def log_out(context: Context, sessions: Sequence[SessionView]) -> int:
         context,
         _Work(
             "Logout",
-            {"sids": [session.sid for session in sessions]},
+            {"sids": [session.sid for session in sessions], **_claim()},
             _LOGOUT_S,
+            [f"session {name}" for name in names],
             [f"Logging out of session {name}" for name in names],
             [f"Logout of {name} successful." for name in names],
             [f"Could not logout of {name}" for name in names],
@@ -139,6 +181,7 @@ class _Work(NamedTuple):
     method: str
     parameters: dict[str, Any]
     each_s: float
+    objects: list[str]
     announced: list[str]
     good: list[str]
     bad: list[str]
@@ -151,6 +194,18 @@ class _Failure(NamedTuple):
     sentence: str
 
 
+class _Kept(NamedTuple):
+    """Who claims a session that was to be logged out."""
+
+    claims: list[str]
+
+
+def _claim() -> dict[str, str]:
+    """In whose name, if not the administrator's, which is the daemon's default."""
+    claim = os.environ.get(CLAIM_VARIABLE)
+    return {"claim": claim} if claim else {}
+
+
 def _logins(asked: Sequence[Login], *, wait: bool) -> _Work:
     """Logins as work; those nobody waits for have nothing to say when they are done."""
     from rdmactl.cli.iseradm_print import node_text
@@ -160,8 +215,9 @@ def _logins(asked: Sequence[Login], *, wait: bool) -> _Work:
     names = [node_text(login.node) for login in asked]
     return _Work(
         "Login",
-        {"records": records, "wait": wait},
+        {"records": records, "wait": wait, **_claim()},
         _deadline_s(records),
+        names,
         [f"Logging in to {name}{' (multiple)' * (login.wanted > 1)}" for name, login in zip(names, asked, strict=True)],
         [f"Login to {name} successful." for name in names] if wait else [],
         [f"Could not login to {name}" for name in names],
@@ -177,11 +233,13 @@ def _carry_out(context: Context, work: _Work) -> int:
     if context.exact:
         print("\n".join(work.announced), flush=True)
     try:
-        for turn, failure in enumerate(_outcomes(context, work)):
+        for turn, outcome in enumerate(_outcomes(context, work)):
             done = turn + 1
-            if failure is not None:
-                status = status or failure.err
-                _complain(context, work.bad[turn], failure)
+            if isinstance(outcome, _Failure):
+                status = status or outcome.err
+                _complain(context, work.bad[turn], outcome)
+            elif outcome is not None:
+                context.error(f"{work.objects[turn]} stays, it is also claimed by {', '.join(outcome.claims)}")
             elif work.good:
                 print(work.good[turn], flush=True)
     except RdmactlError as error:
@@ -189,10 +247,10 @@ def _carry_out(context: Context, work: _Work) -> int:
     return status
 
 
-def _outcomes(context: Context, work: _Work) -> Iterator[_Failure | None]:
-    """How each object of a call ended, in the order of the call."""
+def _outcomes(context: Context, work: _Work) -> Iterator[_Failure | _Kept | None]:
+    """How each object of a call ended, in the order of the call; None: well."""
     rounds = (len(work.bad) + _AT_ONCE - 1) // _AT_ONCE
-    waiting: dict[int, _Failure | None] = {}
+    waiting: dict[int, _Failure | _Kept | None] = {}
     turn = 0
     with context.client(min(work.each_s * rounds, _DEADLINE_MAX_S) + 5.0) as client:
         if not context.exact:
@@ -200,8 +258,9 @@ def _outcomes(context: Context, work: _Work) -> Iterator[_Failure | None]:
         parameters = {**work.parameters, "deadline_s": work.each_s}
         for reply in client.more(f"io.rdmactl.Initiator.{work.method}", parameters):
             outcome = reply["outcome"]
-            failure = outcome.get("failure")
-            waiting[outcome["index"]] = None if failure is None else _failure(failure)
+            failure, claims = outcome.get("failure"), outcome.get("claims")
+            kept = _Kept(claims) if claims else None
+            waiting[outcome["index"]] = kept if failure is None else _failure(failure)
             while turn in waiting:
                 yield waiting.pop(turn)
                 turn += 1

@@ -54,7 +54,8 @@ def text(sessions: list[dict[str, Any]]) -> list[str]:
     lines = []
     for each in sessions:
         ended = " (ended)" if each["ended_s"] is not None else ""
-        lines.append(f"session {each['sid']}: {each['target']} at {each['address']}:{each['port']}{ended}")
+        whose = f", claimed by {', '.join(each['claims'])}" if each["claims"] and not ended else ""
+        lines.append(f"session {each['sid']}: {each['target']} at {each['address']}:{each['port']}{whose}{ended}")
         ends = [moment["at_s"] for moment in each["moments"][1:]] + [each["ended_s"]]
         lines += [_line(moment, end) for moment, end in zip(each["moments"], ends, strict=True)]
     return lines

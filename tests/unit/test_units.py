@@ -15,7 +15,14 @@ ORDERING = re.compile(r"(Before|After|Wants|Conflicts|DefaultDependencies|Requir
 
 
 def test_there_is_a_unit_for_each_daemon() -> None:
-    assert [unit.stem for unit in UNITS] == ["iserd", "iwpm-keeper", "iwpmd", "rdmactld"]
+    assert [unit.stem for unit in UNITS] == ["iserd", "iwpm-keeper", "iwpmd", "rdmactl-sessions", "rdmactld"]
+
+
+def test_what_boots_claims_what_it_ends() -> None:
+    text = (UNITS[0].parent / "rdmactl-sessions.service").read_text()
+    claim = re.search(r"Environment=RDMACTL_CLAIM=(\w+)\n", text)
+    assert claim is not None
+    assert f"ExecStop=@BINDIR@/rdmactl session release --claim {claim[1]}\n" in text
 
 
 @pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.stem)
@@ -31,7 +38,7 @@ def test_every_ordering_line_has_its_reason(unit: Path) -> None:
             reason = False
 
 
-DAEMONS = [unit for unit in UNITS if unit.stem != "iwpm-keeper"]
+DAEMONS = [unit for unit in UNITS if unit.stem not in ("iwpm-keeper", "rdmactl-sessions")]
 
 
 @pytest.mark.parametrize("unit", DAEMONS, ids=lambda unit: unit.stem)

@@ -21,6 +21,7 @@ HISTORY = {
     "port": 3260,
     "iface": "iser",
     "transport": "iser",
+    "claims": ["boot"],
     "ended_s": 1_000_094_000.0,
     "moments": [
         {"at_s": 1_000_000_000.0, "state": "logged in", "reason": "logged in", "attempts": 0},
@@ -68,6 +69,12 @@ def test_history_as_json(capsys: Output) -> None:
     assert json.loads(capsys.readouterr().out)["sessions"] == [HISTORY]
 
 
+def test_history_tells_who_claims_what_lives() -> None:
+    alive = {**HISTORY, "ended_s": None, "claims": ["boot", "csi"]}
+    head = session_history.text([alive])[0]
+    assert head == "session 3: iqn.2026-11.test:t0 at 192.0.2.1:3260, claimed by boot, csi"
+
+
 def test_history_of_nobody() -> None:
     with pytest.raises(LocalError, match="no session 4"):
         session_history.run(["4"])
@@ -75,8 +82,9 @@ def test_history_of_nobody() -> None:
 
 def test_list_as_text() -> None:
     found = {"sid": 3, "transport": "iser", "portal": "192.0.2.1:3260", "iface": None, "state": "logged in",
-             "disks": ["sda"], "target": "iqn.2026-11.test:t0"}  # fmt: skip
+             "claims": ["boot", "csi"], "disks": ["sda"], "target": "iqn.2026-11.test:t0"}  # fmt: skip
     assert session_list.text([found]) == [
-        "SID  TRANSPORT  PORTAL          INTERFACE  STATE      DISKS  TARGET",
-        "3    iser       192.0.2.1:3260  default    logged in  sda    iqn.2026-11.test:t0",
+        "SID  TRANSPORT  PORTAL          INTERFACE  STATE      CLAIMED BY  DISKS  TARGET",
+        "3    iser       192.0.2.1:3260  default    logged in  boot,csi    sda    iqn.2026-11.test:t0",
     ]
+    assert session_list.text([{**found, "claims": None}])[1].split()[6] == "-"
