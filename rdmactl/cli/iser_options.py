@@ -44,6 +44,7 @@ _LAYERS = {
     "perf": "scsi",
 }
 _LOGIN_AUTH_FAILED = 24
+_CHAP_FAILED = "iscsi-chap"
 
 
 class Target(NamedTuple):
@@ -132,7 +133,8 @@ def failure_of(report: Report) -> None:
     """Raise the report's error, with the layer that it belongs to."""
     if report.error is None:
         return
-    if getattr(report.error, "err", None) == _LOGIN_AUTH_FAILED:
+    refused = getattr(report.error, "err", None) == _LOGIN_AUTH_FAILED  # by the target; the other one: by us
+    if refused or report.error.code == _CHAP_FAILED:
         report.error.layer = "authentication"
     else:
         report.error.layer = _LAYERS.get(report.stage)

@@ -27,7 +27,7 @@ from typing import Literal
 from rdmactl.errors import LocalError, PeerError
 from rdmactl.iscsi.chap import ChallengeBook, ChapCredentials
 from rdmactl.iscsi.discovery_states import ENDED, DiscoveryInput, DiscoveryState, advance
-from rdmactl.iscsi.errors import IscsiErr
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.login import LoginEngine
 from rdmactl.iscsi.login_model import LoginConfig, LoginDone, LoginEvent, LoginFailed, Notice, Redirected
 from rdmactl.iscsi.negotiation import DISCOVERY_RECEIVE_BYTES, NegotiatedParameters, OperationalSettings
@@ -135,7 +135,10 @@ class DiscoveryDone:
 
 @dataclass(frozen=True, slots=True)
 class DiscoveryFailed:
-    """No list, or not all of it. `status` is the login's; `retry`: trying again after `retry_after_s` could help."""
+    """No list, or not all of it. `status` is the login's; `retry`: trying again after `retry_after_s` could help.
+
+    `code`: see `IscsiFailure`.
+    """
 
     err: IscsiErr
     message: str
@@ -143,6 +146,7 @@ class DiscoveryFailed:
     status: int | None = None
     retry: bool = False
     retry_after_s: float = 0.0
+    code: str = IscsiFailure.code
 
 
 DiscoveryEvent = DiscoveryDone | DiscoveryFailed | Redirected | Notice
@@ -263,7 +267,9 @@ class DiscoveryEngine:
             case LoginFailed():
                 self._state = advance(self._state, DiscoveryInput.FAILURE)
                 message = event.message + suffix
-                self._output.append(DiscoveryFailed(event.err, message, event.hint, event.status, event.retry))
+                self._output.append(
+                    DiscoveryFailed(event.err, message, event.hint, event.status, event.retry, code=event.code)
+                )
             case Redirected():
                 self._state = advance(self._state, DiscoveryInput.REDIRECT)
                 self._output.append(event)

@@ -68,7 +68,8 @@ class IscsiFailure(RdmactlError):
 
     `code` tells causes apart where one number stands for several: "refused" (nobody listens), "silent" (no answer to
     the connection), "unanswered" (a connection, and then no answer), "closed" (the peer ended it), "rdma" (any of these
-    over RDMA), "unresolved" (a name without address); else "iscsi".
+    over RDMA), "unresolved" (a name without address), "iscsi-chap" (authentication did not come about), and other codes
+    that begin with "iscsi-", for a target that does what it must not; else "iscsi".
     """
 
     code = "iscsi"

@@ -142,7 +142,7 @@ class LoginEngine:
             self._received(header, data)
         except PeerError as error:
             message = f"{self._facts.subject}: {error.message}"
-            self._end(Verdict(IscsiErr.FATAL_LOGIN, message, error.hint, retry=False))
+            self._end(Verdict(IscsiErr.FATAL_LOGIN, message, error.hint, retry=False, code=error.code))
 
     def lost(self, what: str = "connection closed") -> None:
         """The connection ended; `what` says how. Later than the end of the login it means nothing here."""
@@ -424,4 +424,5 @@ class LoginEngine:
 
     def _end(self, verdict: Verdict, status: int | None = None) -> None:
         self._advance(LoginInput.FAILURE)
-        self._output.append(LoginFailed(verdict.err, verdict.message, verdict.hint, status, verdict.retry))
+        err, message, hint, retry, code = verdict
+        self._output.append(LoginFailed(err, message, hint, status, retry, code))

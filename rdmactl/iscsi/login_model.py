@@ -12,7 +12,7 @@ from typing import Literal
 
 from rdmactl.errors import LocalError
 from rdmactl.iscsi.chap import ChapCredentials
-from rdmactl.iscsi.errors import IscsiErr
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.names import check_name
 from rdmactl.iscsi.negotiation import NegotiatedParameters, OperationalSettings
 from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal
@@ -109,13 +109,17 @@ class Redirected:
 
 @dataclass(frozen=True, slots=True)
 class LoginFailed:
-    """The login is over. `status` is the target's (class << 8 | detail) or None; `retry`: trying again could help."""
+    """The login is over. `status` is the target's (class << 8 | detail) or None; `retry`: trying again could help.
+
+    `code`: see `IscsiFailure`.
+    """
 
     err: IscsiErr
     message: str
     hint: str | None = None
     status: int | None = None
     retry: bool = False
+    code: str = IscsiFailure.code
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from rdmactl.iscsi.errors import IscsiErr
+from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.login_states import LoginState
 from rdmactl.iscsi.portal import Portal
 
@@ -89,12 +89,13 @@ class LoginFacts(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """One failure, explained. `retry`: trying again unchanged could help."""
+    """One failure, explained. `retry`: trying again unchanged could help. `code`: see `IscsiFailure`."""
 
     err: IscsiErr
     message: str
     hint: str | None
     retry: bool
+    code: str = IscsiFailure.code
 
 
 def explain_status(status: int, facts: LoginFacts) -> Verdict:

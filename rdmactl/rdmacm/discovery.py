@@ -140,7 +140,7 @@ async def converse(link: Link, engine: DiscoveryEngine, steps: Steps, peer: str)
             if isinstance(item, Pdu):
                 await _send(link, item, engine, peer)
             elif isinstance(item, DiscoveryFailed):
-                raise IscsiFailure(item.err, item.message, hint=item.hint)
+                raise IscsiFailure(item.err, item.message, hint=item.hint, code=item.code)
             elif isinstance(item, DiscoveryDone | Redirected):
                 return item
         if not output:

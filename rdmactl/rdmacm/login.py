@@ -144,7 +144,7 @@ async def log_in(link: Link, engine: LoginEngine, peer: str) -> LoginDone | Redi
             if isinstance(item, Pdu):
                 await _send(link, item, engine, peer)
             elif isinstance(item, LoginFailed):
-                raise IscsiFailure(item.err, item.message, hint=item.hint)
+                raise IscsiFailure(item.err, item.message, hint=item.hint, code=item.code)
             elif isinstance(item, LoginDone | Redirected):
                 return item
         if not output:

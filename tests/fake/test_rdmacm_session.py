@@ -114,6 +114,17 @@ def test_refusals(script: TargetScript, err: IscsiErr) -> None:
     assert str(PORTAL) in caught.value.message
 
 
+def test_a_target_that_does_not_prove_itself() -> None:
+    """The number is iscsiadm's, which knows no better one; the code tells that it was authentication."""
+    chap = TargetChap("joe", "secret-of-joe", "array", "another-secret")
+    question = QUESTION._replace(
+        username="joe", password="secret-of-joe", username_in="array", password_in="secret-of-array"
+    )
+    with pytest.raises(IscsiFailure, match="failed authentication") as caught:
+        asyncio.run(login(MemoryLink(FakeTarget(replace(SCRIPT, chap=chap)), str(PORTAL)), question))
+    assert (caught.value.err, caught.value.code) == (IscsiErr.FATAL_LOGIN, "iscsi-chap")
+
+
 @pytest.mark.parametrize("raw", [b"", b"220 mail ready\r\n", b"\x20" + bytes(75), b"\x10" + bytes(90)])
 def test_what_is_no_target(raw: bytes) -> None:
     link = MemoryLink(FakeTarget(SCRIPT), str(PORTAL))

@@ -115,7 +115,7 @@ def test_chap_that_fails(address: str, tmp_path: Path) -> None:
     for words, status in (
         ((), (12, 13)),
         ((*joe, str(tmp_path / "wrong")), (12, 13)),
-        ((*joe, str(tmp_path / "joe"), *wrong_array), (12,)),
+        ((*joe, str(tmp_path / "joe"), *wrong_array), (13,)),
     ):
         done = iser("ping", f"{address}/{LOCKED}", *words)
         assert done.status in status, done

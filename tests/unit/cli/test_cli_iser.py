@@ -210,6 +210,7 @@ def test_ping_as_json(run: Run, worker: type[FakeWorker], capsys: Output) -> Non
         (DeadlineExceeded("10.9.0.1:3260 did not answer"), "connect", 11),
         (IscsiFailure(IscsiErr.FATAL_LOGIN, "no such target"), "login", 12),
         (IscsiFailure(IscsiErr.LOGIN_AUTH_FAILED, "wrong secret"), "login", 13),
+        (IscsiFailure(IscsiErr.FATAL_LOGIN, "the target failed authentication", code="iscsi-chap"), "login", 13),
         (PeerError("lost", code="disconnected"), "nop", 14),
         (PeerError("medium error", code="scsi"), "luns", 15),
         (Unavailable("no device", code="no-rdma-device"), "address", 3),
