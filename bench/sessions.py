@@ -2,16 +2,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions side by side: iserd and iseradm against iscsid and iscsiadm, in one machine, on one set of LIO targets.
 
-    lab/run --virtual-time --memory 2048 --timeout 3000 -- .venv/bin/python bench/sessions.py [--counts 8,64]
+    lab/run --memory 2048 --timeout 3000 -- .venv/bin/python bench/sessions.py [--counts 8,64] [--without-peer]
 
 What is measured, for each transport and number of targets (each with one disk, all at one portal):
 
+    floor      the kernel's part of the login: the same requests and PDUs, replayed by login_floor.c
     login      from the start of `-m node -l` until it has ended and every session's block device exists
     print      `-m session -P 3`, median of three
-    restart    kill -9 of the daemon, start it, until it answers for all sessions and all are logged in
-    rss        of the daemon after that
+    restart    kill -9 of the daemon, start it, until it answers for all sessions and all are logged in; a process reads
+               one of the disks past the page cache meanwhile, and must not see an error
     relogins   connections the target has seen made by the restart
+    rss        of the daemon after that
+    cut        the targets throw everybody out and take them again: until all are logged in (Time2Wait 0 on both sides)
     logout     `-m node -u`
+    few        `-m node -l` with three quarters of the targets: until their block devices exist
+    silent     the same with one quarter more records, of portals that do not answer
 
 Results as JSON, one line each, then the ratios.
 """
@@ -34,13 +39,25 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+from rdmactl.control.client import Client  # noqa: E402
+from rdmactl.errors import RdmactlError  # noqa: E402
 from rdmactl.initiator import sysfs  # noqa: E402
 from tests.lab.guest import sh, wait_for  # noqa: E402
 
 ADDRESS = "10.9.0.1"
 PORTS = {"iser": 3260, "tcp": 3261}
-LIMIT_S = 300.0
+NAME = "iqn.2026-11.bench:t"
+TARGETS = Path("/sys/kernel/config/target/iscsi")
+LIMIT_S = 600.0
 BIN = Path(sys.executable).parent
+COLUMNS = ("floor_s", "login_s", "few_s", "silent_s", "print_s", "restart_s", "cut_s", "logout_s", "rss_kib")
+READER = """
+import mmap, os, time
+descriptor, buffer = os.open(%r, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)
+while True:
+    os.preadv(descriptor, [buffer], 0)
+    time.sleep(0.02)
+"""
 
 
 class Tools:
@@ -66,16 +83,19 @@ class Tools:
         """It can be asked about sessions, and knows those there are."""
         raise NotImplementedError
 
-    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
-        command = [*self.client, *words]
-        return subprocess.run(
-            command,
-            env=self.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=LIMIT_S,
-            check=False,
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*self.client, *words], env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
         )
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[bytes]:
+        with self.begin(*words) as process:
+            _, said = process.communicate(timeout=LIMIT_S)
+        return subprocess.CompletedProcess(words, process.returncode, b"", said)
+
+    def done(self, *words: str) -> None:
+        ended = self.run(*words)
+        assert ended.returncode == 0, (words, ended.stderr)
 
     def rss_kib(self) -> int:
         assert self.process is not None
@@ -95,11 +115,13 @@ class Ours(Tools):
             self.environment[f"RDMACTL_{name}_DIRECTORY"] = f"{directory}/{name.lower()}"
 
     def answers(self) -> bool:
-        command = [str(BIN / "rdmactl"), "session", "history", "-j"]
-        done = subprocess.run(command, env=self.environment, capture_output=True, check=False)
-        if done.returncode:
+        """Asked from here: a program's start would be a large part of what is measured."""
+        directory = self.environment["RDMACTL_RUNTIME_DIRECTORY"]
+        try:
+            with Client("initiator", deadline_s=LIMIT_S, directory=directory) as client:
+                told = client.call("io.rdmactl.Initiator.Sessions", {})["sessions"]
+        except RdmactlError:
             return False
-        told = [each for each in json.loads(done.stdout)["sessions"] if each["ended_s"] is None]
         return len(told) >= len(sysfs.session_ids())
 
 
@@ -118,53 +140,109 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--counts", default="8,64", help="numbers of targets")
     parser.add_argument("--transports", default="tcp,iser")
+    parser.add_argument("--without-peer", action="store_true", help="only ours: for many sessions, in less time")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
     made = 0
     sh(f"link rxe0 rxe dummy0 {ADDRESS}/24; modprobe -a ib_iser iscsi_tcp")
+    floor = Path(tempfile.mkdtemp()) / "login_floor"
+    subprocess.run(["gcc", "-O2", "-o", str(floor), str(HERE / "login_floor.c")], check=True)
     for count in map(int, arguments.counts.split(",")):
         make_targets(made, count)
         made = count
         for transport in arguments.transports.split(","):
-            for tools in (Theirs(), Ours()):
-                results.append(
-                    {"tools": tools.name, "transport": transport, "n": count, **measure(tools, transport, count)}
-                )
+            floor_s = replayed(floor, transport, count)
+            for tools in (Ours(),) if arguments.without_peer else (Theirs(), Ours()):
+                head = {"tools": tools.name, "transport": transport, "n": count, "floor_s": floor_s}
+                results.append({**head, **measure(tools, transport, count)})
                 print(json.dumps(results[-1]), flush=True)
     report(results)
     return 0
 
 
 def make_targets(first: int, last: int) -> None:
-    """Targets number `first` to `last`, each with a disk of a mebibyte, at both portals."""
+    """Targets number `first` to `last`, each with a disk of a mebibyte, at both portals, without Time2Wait."""
     lines = []
     for number in range(first, last):
-        name = f"iqn.2026-11.bench:t{number:03}"
-        lines += [f"target {name} {ADDRESS}:{port} {kind} 1" for kind, port in PORTS.items()]
+        lines += [f"target {NAME}{number:03} {ADDRESS}:{port} {kind} 1" for kind, port in PORTS.items()]
+        lines += [f"echo 0 > {TARGETS}/{NAME}{number:03}/tpgt_1/param/DefaultTime2Wait"]
     sh("\n".join(lines), timeout_s=LIMIT_S)
 
 
+def replayed(program: Path, transport: str, count: int) -> float:
+    """The second of two runs: the first one loads modules, and warms caches for everybody."""
+    for _ in range(2):
+        begin = time.monotonic()
+        subprocess.run([program, transport, ADDRESS, str(PORTS[transport]), str(count), NAME], check=True)
+        wait_for(lambda: disks() == count, f"{count} disks", limit_s=LIMIT_S)
+        took_s = time.monotonic() - begin
+        clear(Ours())
+    return round(took_s, 3)
+
+
+def clear(tools: Tools) -> None:
+    """No daemon, no session: by a daemon that finds them and logs them out."""
+    tools.start()
+    wait_for(tools.answers, f"{tools.name}'s daemon", limit_s=LIMIT_S)
+    tools.run("-m", "session", "-u")
+    wait_for(lambda: not sysfs.session_ids(), "the end of the sessions", limit_s=LIMIT_S)
+    wait_for(lambda: disks() == 0, "the end of the disks", limit_s=LIMIT_S)
+    tools.kill()
+
+
 def measure(tools: Tools, transport: str, count: int) -> dict[str, Any]:
-    """One round: discover, log in, look, restart the daemon, log out."""
-    portal = f"{ADDRESS}:{PORTS[transport]}"
-    iface = ["-I", "iser"] if transport == "iser" else []
+    """One round: discover, log in, look, restart the daemon, cut, log out; then with silent portals."""
     tools.start()
     try:
         wait_for(tools.answers, f"{tools.name}'s daemon", limit_s=LIMIT_S)
-        found = tools.run("-m", "discovery", "-t", "st", "-p", portal, *iface)
-        assert found.returncode == 0, found.stderr
+        discover(tools, transport)
         result: dict[str, Any] = {"login_s": timed(lambda: log_in(tools, count))}
         result["print_s"] = statistics.median(timed(lambda: tools.run("-m", "session", "-P", "3")) for _ in range(3))
         before = logins_seen()
-        result["restart_s"] = timed(lambda: restart(tools, count))
+        with subprocess.Popen([sys.executable, "-c", READER % a_disk()], stderr=subprocess.PIPE) as reader:
+            result["restart_s"] = timed(lambda: restart(tools))
+            assert reader.poll() is None, "a read failed"
+            reader.terminate()
         result["relogins"] = logins_seen() - before
         result["rss_kib"] = tools.rss_kib()
-        result["logout_s"] = timed(lambda: tools.run("-m", "node", "-u"))
-        wait_for(lambda: not sysfs.session_ids(), "the end of the sessions", limit_s=LIMIT_S)
-        tools.run("-m", "node", "-o", "delete")
+        result["cut_s"] = timed(lambda: cut(count))
+        result["logout_s"] = timed(lambda: log_out(tools))
+        result.update(few_and_silent(tools, transport, count))
     finally:
         tools.kill()
+        clear(Ours())
+        tools.run("-m", "node", "-o", "delete")
     return {key: round(value, 3) if isinstance(value, float) else value for key, value in result.items()}
+
+
+def discover(tools: Tools, transport: str) -> None:
+    """LIO names all portals of a target, those of the other transport as well."""
+    iface = ("-I", "iser") if transport == "iser" else ()
+    tools.done("-m", "discovery", "-t", "st", "-p", f"{ADDRESS}:{PORTS[transport]}", *iface)
+    other = next(port for kind, port in PORTS.items() if kind != transport)
+    tools.run("-m", "node", "-p", f"{ADDRESS}:{other}", "-o", "delete")
+    tools.done("-m", "node", "-o", "update", "-n", "node.session.iscsi.DefaultTime2Wait", "-v", "0")
+
+
+def few_and_silent(tools: Tools, transport: str, count: int) -> dict[str, float]:
+    """Fewer targets alone, and with portals that nobody has."""
+    quarter = count // 4
+    few = count - quarter
+    for number in range(few, count):
+        tools.done("-m", "node", "-T", f"{NAME}{number:03}", "-o", "delete")
+    result = {"few_s": timed(lambda: log_in(tools, few))}
+    log_out(tools)
+    iface = "iser" if transport == "iser" else "default"
+    for number in range(quarter):
+        words = ("-T", f"{NAME}-silent{number}", "-p", f"10.9.0.{100 + number}", "-I", iface)
+        tools.done("-m", "node", *words, "-o", "new")
+    begin = time.monotonic()
+    with tools.begin("-m", "node", "-l") as process:
+        wait_for(lambda: disks() == few, f"{few} disks", limit_s=LIMIT_S)
+        result["silent_s"] = time.monotonic() - begin
+        process.kill()
+        process.communicate()
+    return result
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -174,41 +252,58 @@ def timed(action: Callable[[], object]) -> float:
 
 
 def log_in(tools: Tools, count: int) -> None:
-    done = tools.run("-m", "node", "-l")
-    assert done.returncode == 0, done.stderr
+    tools.done("-m", "node", "-l")
     wait_for(lambda: disks() == count, f"{count} disks", limit_s=LIMIT_S)
+
+
+def log_out(tools: Tools) -> None:
+    tools.run("-m", "node", "-u")
+    wait_for(lambda: not sysfs.session_ids(), "the end of the sessions", limit_s=LIMIT_S)
 
 
 def disks() -> int:
     return sum(name.startswith("sd") for name in os.listdir("/sys/block"))
 
 
-def restart(tools: Tools, count: int) -> None:
+def a_disk() -> str:
+    return next(f"/dev/{name}" for name in os.listdir("/sys/block") if name.startswith("sd"))
+
+
+def restart(tools: Tools) -> None:
     tools.kill()
     tools.start()
     wait_for(tools.answers, f"{tools.name}'s daemon", limit_s=LIMIT_S)
-    wait_for(lambda: all(view.connection_text == "LOGGED IN" for view in sysfs.sessions()), "all", limit_s=LIMIT_S)
+    wait_for(all_logged_in, "all", limit_s=LIMIT_S)
+
+
+def all_logged_in() -> bool:
+    return all(view.connection_text == "LOGGED IN" for view in sysfs.sessions())
+
+
+def cut(count: int) -> None:
+    before = logins_seen()
+    for group in TARGETS.glob(f"{NAME}*/tpgt_1"):
+        for value in ("0", "1"):
+            (group / "enable").write_text(value)
+    wait_for(lambda: logins_seen() >= before + count and all_logged_in(), "all sessions", limit_s=LIMIT_S)
 
 
 def logins_seen() -> int:
     """Logins the targets have seen: LIO counts those of each portal group's sessions."""
-    directories = Path("/sys/kernel/config/target/iscsi").glob("iqn.*/fabric_statistics/iscsi_login_stats/accepts")
-    return sum(int(path.read_text()) for path in directories)
+    return sum(int(path.read_text()) for path in TARGETS.glob("iqn.*/fabric_statistics/iscsi_login_stats/accepts"))
 
 
 def report(results: list[dict[str, Any]]) -> None:
-    """Theirs divided by ours, for each transport and count; memory the other way round."""
-    columns = ("login_s", "print_s", "restart_s", "rss_kib", "logout_s")
-    print(f"\n{'':>6} {'n':>4} {'':>10}" + "".join(f" {column:>10}" for column in columns))
-    for theirs in (result for result in results if result["tools"] == Theirs.name):
-        ours = next(
-            r for r in results if r["tools"] == Ours.name and all(r[k] == theirs[k] for k in ("transport", "n"))
-        )
-        head = f"{theirs['transport']:>6} {theirs['n']:>4}"
-        for row in (theirs, ours):
-            print(f"{head} {row['tools']:>10}" + "".join(f" {row[column]:>10}" for column in columns))
-        ratios = [f"{theirs[column] / ours[column]:>10.2f}" for column in columns]
-        print(f"{head} {'ratio':>10} " + " ".join(ratios))
+    """Theirs divided by ours, for each transport and count; what falls short of that is ours alone."""
+    print(f"\n{'':>6} {'n':>4} {'':>10}" + "".join(f" {column:>10}" for column in COLUMNS))
+    for ours in (result for result in results if result["tools"] == Ours.name):
+        head = f"{ours['transport']:>6} {ours['n']:>4}"
+        same = [r for r in results if all(r[key] == ours[key] for key in ("transport", "n"))]
+        for row in same:
+            print(f"{head} {row['tools']:>10}" + "".join(f" {row[column]:>10}" for column in COLUMNS))
+        for theirs in (row for row in same if row is not ours):
+            ratios = [f"{theirs[column] / ours[column]:>10.2f}" for column in COLUMNS]
+            print(f"{head} {'ratio':>10} " + " ".join(ratios))
 
 
 if __name__ == "__main__":
