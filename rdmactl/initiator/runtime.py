@@ -22,7 +22,7 @@ import contextlib
 import json
 import logging
 import os
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from rdmactl.initiator.api import ChapSettings, LoginRequest, SessionSettings
@@ -38,7 +38,6 @@ log = logging.getLogger(__name__)
 
 _VERSION = 1
 _FILE_MAX_BYTES = 65536
-_SECRETS = ("username", "password", "username_in", "password_in")
 _REQUEST_KEYS = ("tpgt", "initiator_name", "netdev", "source_address", "hw_address", "sessions_wanted")
 
 
@@ -96,9 +95,8 @@ class RuntimeRecords:
 
 
 def _to_json(request: LoginRequest) -> dict[str, Any]:
-    settings = asdict(request.settings)
-    for name in _SECRETS:
-        del settings["chap"][name]
+    settings = {each.name: getattr(request.settings, each.name) for each in fields(SessionSettings)}
+    settings["chap"] = {"algorithms": request.settings.chap.algorithms}
     return {
         "version": _VERSION,
         "target": request.target,
