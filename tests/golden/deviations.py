@@ -7,21 +7,9 @@ docs/compatibility.md says the same in full; a test holds the two together. Not 
 
 from __future__ import annotations
 
-__all__ = ["DELIBERATE", "ELSEWHERE", "LATER", "NO_SUCH_FIXTURE", "reason"]
+__all__ = ["DELIBERATE", "ELSEWHERE", "NO_SUCH_FIXTURE", "reason"]
 
 Table = dict[str, set[str]]
-
-LATER: Table = {
-    "the discovery daemon": {
-        "discoveryd-isns-sessions",
-        "discoveryd-st-node-db",
-        "discoveryd-st-portal-back",
-        "discoveryd-st-portal-gone",
-        "discoveryd-st-sessions",
-        "kill-discoveryd",
-    },
-}
-"""What is not there yet."""
 
 DELIBERATE: Table = {
     "iscsid.conf counts for new records also while no daemon runs, and nothing is said about the daemon": {
@@ -32,6 +20,7 @@ DELIBERATE: Table = {
     "iscsid.conf counts for new records of the interface iser as for every other": {"node-show-iser"},
     "the module of a transport is the daemon's business": {"nomodule-discovery"},
     "states of a session come from the kernel, not from the daemon": {"session-nodaemon-P1"},
+    "a daemon that ends leaves all sessions, also those of its discovery daemon": {"kill-discoveryd"},
     "nonpersistent means that nothing is recorded, whatever else is asked": {"nonpersistent-new"},
     "a name that is too long is refused, not recorded in part": {
         "db-tree-odd",
@@ -119,7 +108,7 @@ ELSEWHERE: Table = {
 
 def reason(name: str) -> str | None:
     """Why a case comes out otherwise on a real kernel; None when it should not."""
-    for title, table in (("later", LATER), ("deliberate", DELIBERATE), ("elsewhere", ELSEWHERE)):
+    for title, table in (("deliberate", DELIBERATE), ("elsewhere", ELSEWHERE)):
         for words, names in table.items():
             if name in names:
                 return f"{title}: {words}"

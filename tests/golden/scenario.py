@@ -48,8 +48,11 @@ class Played(NamedTuple):
 
 
 def is_ours(step: Step) -> bool:
-    """Whether the command can be run here: complete, about the program, and not about files of open-iscsi's."""
-    if step.cut_short:
+    """Whether the command can be run here: complete, about the program, and not about files of open-iscsi's.
+
+    What a discovery daemon has done by itself is for a real one.
+    """
+    if step.cut_short or (step.case is not None and step.case.name.startswith("discoveryd-")):
         return False
     try:
         execute(step.text, lambda _: Result("", "", 0))
