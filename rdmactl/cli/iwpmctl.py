@@ -46,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     words = argparse.ArgumentParser(prog="iwpmctl", description="Show what the iWARP port mapper knows.")
     verbs = words.add_subparsers(dest="verb", required=True, metavar="list | show | stats | trace | selftest | dump")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("-t", "--timeout", type=float, default=10.0, metavar="S", help="seconds to wait (10)")
+    common.add_argument(
+        "-t", "--timeout", type=float, default=10.0, metavar="S", help="seconds to wait for an answer (10)"
+    )
     common.add_argument("-j", "--json", action="store_true", help="print JSON")
     verbs.add_parser("list", parents=[common], help="the mappings, oldest first")
     show = verbs.add_parser("show", parents=[common], help="one mapping, or all of one port")
@@ -70,7 +72,7 @@ def _run(words: list[str]) -> int:
     try:
         if given.verb == "trace":
             return _trace(given, schema)
-        answer = _ask(given, _METHODS[given.verb])
+        answer = _mappings(given) if given.verb in ("list", "show") else _ask(given, _METHODS[given.verb])
         if given.verb == "show":
             answer = {"mappings": _chosen(answer["mappings"], given.mapping)}
     except RdmactlError as error:
@@ -88,6 +90,13 @@ def _run(words: list[str]) -> int:
 def _ask(given: argparse.Namespace, method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
     with Client("iwpm", deadline_s=given.timeout) as client:
         return client.call(f"{_INTERFACE}.{method}", parameters or {})
+
+
+def _mappings(given: argparse.Namespace) -> dict[str, Any]:
+    """The list comes in parts; the time limit is for each of them."""
+    with Client("iwpm", deadline_s=given.timeout) as client:
+        parts = client.more(f"{_INTERFACE}.List", deadline_each=True)
+        return {"mappings": [mapping for part in parts for mapping in part["mappings"]]}
 
 
 def _trace(given: argparse.Namespace, schema: str) -> int:
@@ -225,7 +234,7 @@ def _dump_text(answer: dict[str, Any]) -> list[str]:
     return lines
 
 
-_METHODS = {"list": "List", "show": "List", "stats": "Status", "selftest": "Selftest", "dump": "Dump"}
+_METHODS = {"stats": "Status", "selftest": "Selftest", "dump": "Dump"}
 _TEXTS = {"list": list_text, "show": show_text, "stats": stats_text, "selftest": selftest_text, "dump": _dump_text}
 
 

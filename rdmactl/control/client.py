@@ -94,14 +94,18 @@ class Client:
         answer, _ = self._receive(method, until)
         return answer
 
-    def more(self, method: str, parameters: dict[str, Any] | None = None) -> Iterator[dict[str, Any]]:
-        """One question, answers as they come; the deadline covers all of them."""
+    def more(
+        self, method: str, parameters: dict[str, Any] | None = None, *, deadline_each: bool = False
+    ) -> Iterator[dict[str, Any]]:
+        """One question, answers as they come; the deadline covers all of them, or with `deadline_each` the next one."""
         until = time.monotonic() + self.deadline_s
         self._send({"method": method, "parameters": parameters or {}, "more": True}, method, until)
         continues = True
         while continues:
             answer, continues = self._receive(method, until)
             yield answer
+            if deadline_each:
+                until = time.monotonic() + self.deadline_s
 
     def _connect(self) -> None:
         daemon = DAEMONS[self.role]

@@ -21,6 +21,7 @@ from asyncvarlink import LastResult, TypedVarlinkErrorReply, VarlinkInterface, v
 from rdmactl import __version__
 from rdmactl.errors import DeadlineExceeded, LocalError, RdmactlError
 from rdmactl.initiator.claims import ADMINISTRATOR, Claims
+from rdmactl.iwpm.view import MappingInfo, mapping_list
 from rdmactl.netlink.message import NETLINK_RDMA, split
 from rdmactl.netlink.rdma import RDMA_NL_IWCM, client_of
 from rdmactl.netlink.supervisor import LaneStatus
@@ -48,6 +49,9 @@ LOGINS_AT_ONCE = 1024
 
 OBJECTS_MAX = 16384
 """Records or session ids in one call."""
+
+MAPPINGS_EACH = 256
+"""Mappings in one answer: some milliseconds of work, so that other callers get theirs in between."""
 
 CHANGING_METHODS = frozenset({"Claim", "Discover", "Login", "Logout", "Statistics"})
 """Only for root: they use credentials, open connections, make and remove block devices, or hold up the whole class."""
@@ -497,21 +501,13 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
         self._caller = caller
 
     @varlinkmethod(return_parameter="mappings")
-    async def List(self) -> list[Mapping]:  # noqa: N802
-        """Every mapping of this host, oldest first."""
-        found = await self._caller.call("iwpm", lambda service: service.list_mappings(), deadline_s=READ_DEADLINE_S)
-        return [
-            {
-                "local": str(mapping.local),
-                "mapped": str(mapping.mapped),
-                "kind": mapping.kind,
-                "references": mapping.references,
-                "port_mapped": mapping.port_mapped,
-                "claimed": mapping.claimed,
-                "age_s": mapping.age_s,
-            }
-            for mapping in found
-        ]
+    async def List(self) -> AsyncIterator[list[Mapping]]:  # noqa: N802
+        """Every mapping of this host at one moment, oldest first, MAPPINGS_EACH in an answer."""
+        found, now = await self._caller.call("iwpm", lambda service: service.snapshot(), deadline_s=READ_DEADLINE_S)
+        last = max(0, len(found) - 1) // MAPPINGS_EACH * MAPPINGS_EACH
+        for at in range(0, last, MAPPINGS_EACH):
+            yield _mappings(mapping_list(found[at : at + MAPPINGS_EACH], now))
+        raise LastResult(_mappings(mapping_list(found[last:], now)))
 
     @varlinkmethod
     async def Status(self) -> PortMapperStatus:  # noqa: N802
@@ -560,6 +556,21 @@ class PortMapper(VarlinkInterface, name="io.rdmactl.PortMapper"):
         """Look whether everything that is needed is there; disturbs nothing."""
         found = await self._caller.call("iwpm", lambda service: service.selftest(), deadline_s=SELFTEST_DEADLINE_S)
         return [{"name": check.name, "result": check.result.value, "text": check.text} for check in found]
+
+
+def _mappings(found: list[MappingInfo]) -> list[Mapping]:
+    return [
+        {
+            "local": str(mapping.local),
+            "mapped": str(mapping.mapped),
+            "kind": mapping.kind,
+            "references": mapping.references,
+            "port_mapped": mapping.port_mapped,
+            "claimed": mapping.claimed,
+            "age_s": mapping.age_s,
+        }
+        for mapping in found
+    ]
 
 
 def _is_iwcm(entry: TraceEntry) -> bool:

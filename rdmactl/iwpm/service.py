@@ -39,7 +39,7 @@ from rdmactl.iwpm.settings import MapperSettings
 from rdmactl.iwpm.states import LinkState
 from rdmactl.iwpm.stats import ANSWER_TIME_BOUNDS_S
 from rdmactl.iwpm.udp import UdpDoors
-from rdmactl.iwpm.view import MappingInfo, dump_lines, mapping_list
+from rdmactl.iwpm.view import Snapshot, dump_lines
 from rdmactl.iwpm.wire import IWPM_PORT
 from rdmactl.netlink.nldev import CmId
 from rdmactl.netlink.ports import Channel, ChannelSpec, Lane, Received, Reply
@@ -256,9 +256,9 @@ class PortMapperService:
 
     # What others ask, in this lane.
 
-    async def list_mappings(self) -> list[MappingInfo]:
-        """All mappings, oldest first."""
-        return mapping_list(self._mapper.table, self._now())
+    async def snapshot(self) -> Snapshot:
+        """All mappings; to make them readable is the caller's work, because the kernel may be waiting for this loop."""
+        return Snapshot(list(self._mapper.table), self._now())
 
     async def dump(self) -> list[str]:
         """The lines of SIGUSR1."""

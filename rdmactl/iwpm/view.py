@@ -6,12 +6,13 @@ Not here: the table itself (`table.py`), control messages, tables for people (`r
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from rdmactl.iwpm.table import MappingTable
+from rdmactl.iwpm.table import Mapping, MappingTable
 from rdmactl.netlink.sockaddr import AF_INET, SockAddr, address_text
 
-__all__ = ["MappingInfo", "dump_lines", "mapping_list"]
+__all__ = ["MappingInfo", "Snapshot", "dump_lines", "mapping_list"]
 
 
 class MappingInfo(NamedTuple):
@@ -31,8 +32,15 @@ class MappingInfo(NamedTuple):
     age_s: float
 
 
-def mapping_list(table: MappingTable, now: float) -> list[MappingInfo]:
-    """All mappings, oldest first."""
+class Snapshot(NamedTuple):
+    """The mappings there were at `now`, oldest first: taken at once, to be shown a part at a time."""
+
+    mappings: list[Mapping]
+    now: float
+
+
+def mapping_list(mappings: Iterable[Mapping], now: float) -> list[MappingInfo]:
+    """These mappings, in their order."""
     return [
         MappingInfo(
             mapping.local,
@@ -43,7 +51,7 @@ def mapping_list(table: MappingTable, now: float) -> list[MappingInfo]:
             mapping.claimed,
             now - mapping.created,
         )
-        for mapping in table
+        for mapping in mappings
     ]
 
 

@@ -104,7 +104,7 @@ class SockAddr(NamedTuple):
 def address_text(address: bytes) -> str:
     """4 or 16 address bytes as inet_ntop(3) writes them (RFC 5952)."""
     if len(address) == 4:
-        return ".".join(map(str, address))
+        return "{}.{}.{}.{}".format(*address)
     if address.startswith(_V4_MAPPED):
         return "::ffff:" + address_text(address[12:])
     groups = [f"{high << 8 | low:x}" for high, low in zip(address[::2], address[1::2], strict=True)]

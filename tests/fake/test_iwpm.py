@@ -124,7 +124,8 @@ class FakeWorld:
         return found is not None
 
     def mappings(self) -> dict[str, str]:
-        return {str(item.local): str(item.mapped) for item in self.ask(lambda service: service.list_mappings())}
+        found = self.ask(lambda service: service.snapshot()).mappings
+        return {str(mapping.local): str(mapping.mapped) for mapping in found}
 
     def claimed(self, port: int) -> bool:
         with socket.socket() as probe:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rdmactl.control.client import Client
 from rdmactl.errors import RdmactlError
@@ -70,7 +71,7 @@ class Mapper:
 
     def mappings(self) -> dict[str, str]:
         with Client("iwpm", deadline_s=10) as client:
-            found = client.call("io.rdmactl.PortMapper.List", {})["mappings"]
+            found = list_mappings(client)
         return {item["local"]: item["mapped"] for item in found}
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
@@ -78,6 +79,12 @@ class Mapper:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(timeout=30)
+
+
+def list_mappings(client: Client) -> list[dict[str, Any]]:
+    """What `iwpmctl list` asks for."""
+    parts = client.more("io.rdmactl.PortMapper.List", deadline_each=True)
+    return [mapping for part in parts for mapping in part["mappings"]]
 
 
 def _udp_is_open() -> bool:

@@ -20,6 +20,7 @@ from tests.lab.mapper_world import (
     build_listeners,
     is_taken,
     kept,
+    list_mappings,
     ports,
     rping_client,
     set_up,
@@ -125,7 +126,7 @@ def test_references_are_right_at_once() -> None:
 
 def references(local: str) -> int:
     with Client("iwpm", deadline_s=10) as client:
-        found = client.call("io.rdmactl.PortMapper.List", {})["mappings"]
+        found = list_mappings(client)
     return next((int(item["references"]) for item in found if item["local"] == local), 0)
 
 

@@ -14,7 +14,7 @@ from rdmactl.control.client import Client
 from rdmactl.errors import RdmactlError
 from rdmactl.iwpm.vault import SYSTEMD_LIMIT
 from tests.lab.guest import sh, wait_for
-from tests.lab.mapper_world import Listeners, build_listeners, is_taken, kept, ports, set_up
+from tests.lab.mapper_world import Listeners, build_listeners, is_taken, kept, list_mappings, ports, set_up
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
@@ -47,7 +47,7 @@ def show(unit: str, name: str) -> str:
 
 def mappings() -> dict[str, str]:
     with Client("iwpm", deadline_s=30) as client:
-        found = client.call("io.rdmactl.PortMapper.List", {})["mappings"]
+        found = list_mappings(client)
     return {item["local"]: item["mapped"] for item in found}
 
 

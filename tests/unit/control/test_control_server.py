@@ -26,7 +26,8 @@ from rdmactl.initiator.claims import Claims
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iwpm.service import PortMapperStatus
-from rdmactl.iwpm.view import MappingInfo
+from rdmactl.iwpm.table import Claim, Kind, Mapping
+from rdmactl.iwpm.view import Snapshot
 from rdmactl.netlink.counters import Counters
 from rdmactl.netlink.iscsi_stats import Statistics
 from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
@@ -87,10 +88,11 @@ class FakeInitiator:
 
 
 class FakePortMapper:
-    async def list_mappings(self) -> list[MappingInfo]:
+    async def snapshot(self) -> Snapshot:
         local = SockAddr(AF_INET, 4711, bytes([192, 0, 2, 1]))
         mapped = SockAddr(AF_INET6, 50000, bytes(15) + b"\1")
-        return [MappingInfo(local, mapped, "listener", 2, True, True, 1.5)]
+        mapping = Mapping(local, mapped, Kind.LISTENER, Claim(AF_INET6, 50000), 10.0)
+        return Snapshot([mapping] * (2 * interfaces.MAPPINGS_EACH + 1), 11.5)
 
     async def status(self) -> PortMapperStatus:
         return PortMapperStatus("serving", True, 4, 1, 1, 0, 0, {"requests": 3}, [(0.001, 2), (None, 1)])
@@ -372,9 +374,11 @@ def test_the_port_mapper_is_for_everybody(tmp_path: Path) -> None:
 
     def ask_all() -> None:
         with Client("iwpm", deadline_s=10, directory=str(tmp_path)) as client:
-            [mapping] = client.call("io.rdmactl.PortMapper.List")["mappings"]
+            parts = [part["mappings"] for part in client.more("io.rdmactl.PortMapper.List", deadline_each=True)]
+            assert [len(part) for part in parts] == [interfaces.MAPPINGS_EACH, interfaces.MAPPINGS_EACH, 1]
+            mapping = parts[2][0]
             assert (mapping["local"], mapping["mapped"]) == ("192.0.2.1:4711", "[::1]:50000")
-            assert (mapping["kind"], mapping["references"], mapping["age_s"]) == ("listener", 2, 1.5)
+            assert (mapping["kind"], mapping["references"], mapping["age_s"]) == ("listener", 1, 1.5)
             status = client.call("io.rdmactl.PortMapper.Status")
             assert status["answer_times"][1] == {"within_s": None, "answers": 1}
             assert client.call("io.rdmactl.PortMapper.Dump")["lines"] == ["print_iwpm_mapped_ports:"]
