@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links, addresses and routes that come: a reason to try lost sessions again at once. Shell ring.
+"""Links, addresses, routes and RDMA devices that come: a reason to try lost sessions again at once. Shell ring.
 
 Only that something has come is told, not what: which session it helps is found out by trying, and what does not help
-costs one attempt. Not here: when an attempt is allowed (`recovery_engine.py`), the messages (`rdmactl.netlink.route`).
+costs one attempt. Not here: when an attempt is allowed (`recovery_engine.py`), the messages (`rdmactl.netlink.route`,
+`rdmactl.netlink.uevent`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from rdmactl.netlink import route
-from rdmactl.netlink.message import NETLINK_ROUTE
+from rdmactl.netlink import route, uevent
+from rdmactl.netlink.message import NETLINK_KOBJECT_UEVENT, NETLINK_ROUTE, Message
 from rdmactl.netlink.ports import ChannelSpec, Received, Reply
 
-__all__ = ["PATHS", "Paths"]
+__all__ = ["DEVICES", "PATHS", "Paths"]
 
 PATHS = ChannelSpec(
     NETLINK_ROUTE,
@@ -26,9 +27,11 @@ PATHS = ChannelSpec(
     ),
 )
 
+DEVICES = ChannelSpec(NETLINK_KOBJECT_UEVENT, groups=(uevent.GROUP_KERNEL,))
+
 
 class Paths:
-    """The handler of the channel (`ports.ChannelHandler`); `opened` is called once for a batch, with what came last."""
+    """The handler of a channel (`ports.ChannelHandler`). `opened` is called once for a batch, with what came last."""
 
     def __init__(self, opened: Callable[[str], None]) -> None:
         self._opened = opened
@@ -36,7 +39,7 @@ class Paths:
 
     def received(self, received: Received, now: float) -> None:
         """A change; those that take something away are the kernel's to tell, by a connection error."""
-        self._news = route.opened(received.message) or self._news
+        self._news = _opened(received.message) or self._news
 
     def replied(self, reply: Reply, now: float) -> None:
         """Nothing is sent on this channel."""
@@ -48,3 +51,13 @@ class Paths:
         news, self._news = self._news, ""
         if news:
             self._opened(news)
+
+
+def _opened(message: Message) -> str:
+    """The kernel announces an RDMA device when it can be used (ib_register_device)."""
+    if message.type != 0:
+        return route.opened(message)
+    event = uevent.parse(message.payload) if b"\0SUBSYSTEM=infiniband\0" in message.payload else None
+    if event is None or event.action != "add":
+        return ""
+    return f"RDMA device {event.devpath.rpartition('/')[2]} has come"

@@ -50,7 +50,7 @@ class Event(Enum):
     OTHER_NEWS = "another asynchronous message"
     GOODBYE_DONE = "logout answered, or its time is up"
     DUE = "time for an attempt"
-    TRY_NOW = "link, address, route or portal is back"
+    TRY_NOW = "link, address, route, RDMA device or portal is back"
     POSTPONED = "the portal's breaker is open"
     LOGGED_IN = "login done"
     FAILED = "login failed"

@@ -39,7 +39,7 @@ from rdmactl.initiator.io_flusher import mark_this_thread
 from rdmactl.initiator.kernel import Kernel, KernelSession
 from rdmactl.initiator.login import Logins
 from rdmactl.initiator.logout import log_out
-from rdmactl.initiator.paths import PATHS, Paths
+from rdmactl.initiator.paths import DEVICES, PATHS, Paths
 from rdmactl.initiator.recovery import Keeper, pauses
 from rdmactl.initiator.runtime import Kept, RuntimeRecords
 from rdmactl.initiator.session import Phase, Session
@@ -116,7 +116,7 @@ class InitiatorService:
         )
         self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._breakers, self._root)
         self._discoveries = Discoveries(lane)
-        paths: Channel | None = None
+        paths: list[Channel] = []
         try:
             self._adopt()
             paths = self._watch_paths()
@@ -131,8 +131,8 @@ class InitiatorService:
             await self._wind_up()
             requests.close()
             lane_events.close()
-            if paths is not None:
-                paths.close()
+            for path in paths:
+                path.close()
 
     # ---------------------------------------------------------------- what callers ask
 
@@ -378,13 +378,15 @@ class InitiatorService:
         if session.inbox.destroyed.is_set():
             self._forget(session)
 
-    def _watch_paths(self) -> Channel | None:
-        """Recovery works without, only later: every link that comes back is then found by an attempt."""
-        try:
-            return self._lane.open(PATHS, Paths(self._path_opened))
-        except RdmactlError as error:
-            log.warning("changes of links, addresses and routes are not seen: %s", error)
-            return None
+    def _watch_paths(self) -> list[Channel]:
+        """Recovery works without, only later: whatever comes back is then found by an attempt."""
+        channels = []
+        for spec, what in ((PATHS, "links, addresses and routes"), (DEVICES, "RDMA devices")):
+            try:
+                channels.append(self._lane.open(spec, Paths(self._path_opened)))
+            except RdmactlError as error:
+                log.warning("changes of %s are not seen: %s", what, error)
+        return channels
 
     def _path_opened(self, what: str) -> None:
         for session in self._sessions.values():

@@ -14,10 +14,11 @@ from rdmactl.initiator import sysfs
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.dispatcher import Dispatcher
-from rdmactl.netlink.message import NETLINK_ROUTE, build
+from rdmactl.netlink.message import NETLINK_KOBJECT_UEVENT, NETLINK_ROUTE, build
 from rdmactl.netlink.ports import ChannelSpec
 from rdmactl.netlink.route import RTM_NEWADDR, RTNLGRP_IPV4_IFADDR
 from rdmactl.netlink.sockaddr import SockAddr
+from rdmactl.netlink.uevent import GROUP_KERNEL
 from tests import iscsi_class_contract as contract
 from tests.fake.iscsi_sysfs import FakeSysfs
 from tests.fake.kernel import FakeKernel, FakeKernels, FakeSocket
@@ -53,7 +54,8 @@ class FakeWorld:
         self.kernel.portals[ISER_PORTAL] = self.iser
         self.routes = FakeRoutes()
         self.runtime = f"{directory}/run"
-        self.door = FakeKernels(self.kernel, self.routes).open
+        self.devices = FakeDevices()
+        self.door = FakeKernels(self.kernel, self.routes, self.devices).open
         self.dispatcher = Dispatcher(self.door)
 
     def run(self, scenario: Callable[[], Awaitable[None]]) -> None:
@@ -128,6 +130,18 @@ class FakeRoutes(FakeKernel):
     def address_comes(self) -> None:
         """RTM_NEWADDR, on the group of IPv4 addresses."""
         self.multicast(RTNLGRP_IPV4_IFADDR, build(RTM_NEWADDR, bytes(8), flags=0))
+
+
+class FakeDevices(FakeKernel):
+    """NETLINK_KOBJECT_UEVENT: devices that come and go."""
+
+    family = NETLINK_KOBJECT_UEVENT
+
+    def event(self, action: str, subsystem: str) -> None:
+        """Of a device of some subsystem."""
+        path = f"/devices/virtual/{subsystem}/rxe0"
+        text = f"{action}@{path}\0ACTION={action}\0DEVPATH={path}\0SUBSYSTEM={subsystem}\0SEQNUM=7\0"
+        self.multicast(GROUP_KERNEL, text.encode())
 
 
 class SilentTarget:

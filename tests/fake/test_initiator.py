@@ -249,7 +249,8 @@ async def timeline(world: FakeWorld, sid: int) -> list[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_an_address_that_comes_ends_the_pause(tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["address", "RDMA device"])
+def test_an_address_or_a_device_that_comes_ends_the_pause(tmp_path: Path, what: str) -> None:
     """The pauses are far longer than the test would wait."""
     world = FakeWorld(tmp_path)
 
@@ -262,7 +263,10 @@ def test_an_address_that_comes_ends_the_pause(tmp_path: Path) -> None:
         begin = time.monotonic()
         while scenarios.view(world, sid).connection_text != "LOGGED IN":
             assert time.monotonic() < begin + world.settle_s
-            world.routes.address_comes()
+            if what == "address":
+                world.routes.address_comes()
+            else:
+                world.devices.event("add", "infiniband")
             await asyncio.sleep(0.05)
         await recovered(world)
         states = await timeline(world, sid)

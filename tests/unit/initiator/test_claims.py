@@ -30,8 +30,6 @@ def test_a_claim_is_a_name_and_not_a_count() -> None:
 
 
 def test_who_claims_nothing_ends_nothing() -> None:
-    with pytest.raises(
-        IscsiFailure, match="session 3 stays: it is claimed by boot, csi, not by a"
-    ) as caught:
+    with pytest.raises(IscsiFailure, match="session 3 stays: it is claimed by boot, csi, not by a") as caught:
         without_claim(("boot", "csi"), ADMINISTRATOR, "session 3")
     assert caught.value.err is IscsiErr.BUSY
