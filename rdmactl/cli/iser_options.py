@@ -21,7 +21,7 @@ from rdmactl.rdmacm.report import Question, Report
 if TYPE_CHECKING:
     from typing import Any
 
-__all__ = ["Target", "add_options", "failure_of", "question", "questions", "report_json", "summary_line", "timed_steps"]
+__all__ = ["Target", "add_options", "failure_of", "question", "questions", "report_json", "summary_line", "trace_lines"]
 
 _TIMEOUT_S = 10.0
 _SECRET_BYTES_MAX = 256
@@ -36,6 +36,7 @@ _LAYERS = {
     "route": "address",
     "resources": "rdma",
     "connect": "rdma",
+    "port mapper": "rdma",
     "discovery": "login",
     "login": "login",
     "sendtargets": "session",
@@ -112,6 +113,7 @@ def questions(given: argparse.Namespace) -> list[Question]:
         _secret(given.chap_secret_from) if given.chap_secret_from else "",
         given.chap_name_in,
         _secret(given.chap_secret_in_from) if given.chap_secret_in_from else "",
+        trace=True,
     )
     return [asked._replace(portal=target.portal, target=target.name) for target in targets]
 
@@ -149,9 +151,10 @@ def summary_line(report: Report, outcome: str) -> str:
     return f"{where}: {outcome} in {report.total_s * 1000:.1f} ms{via}{chap}"
 
 
-def timed_steps(report: Report) -> str:
-    """The milliseconds of each step."""
-    return "  " + "  ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.steps)
+def trace_lines(report: Report) -> list[str]:
+    """The milliseconds of each step, and the port mapper's part where there is one."""
+    lines = ["  " + "  ".join(f"{name} {seconds * 1000:.1f}" for name, seconds in report.steps)] if report.steps else []
+    return [*lines, f"  port mapper {report.port_mapper}"] if report.port_mapper else lines
 
 
 def report_json(report: Report) -> dict[str, Any]:
@@ -165,6 +168,7 @@ def report_json(report: Report) -> dict[str, Any]:
         "device": report.device,
         "transport": report.transport,
         "local": report.local,
+        "port_mapper": report.port_mapper or None,
         "authentication": report.authentication or None,
         "negotiated": dict(report.negotiated),
         "failed_step": report.stage or None,

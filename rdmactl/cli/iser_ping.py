@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from rdmactl.cli.iser_options import add_options, failure_of, questions, report_json, summary_line, timed_steps
+from rdmactl.cli.iser_options import add_options, failure_of, questions, report_json, summary_line, trace_lines
 from rdmactl.cli.output import print_json
 from rdmactl.rdmacm.client import SyncWorker
 from rdmactl.rdmacm.latency import percentile
@@ -72,9 +72,7 @@ def run(words: list[str]) -> int:
 
 def text(report: Report, *, verbose: bool = False) -> list[str]:
     """One ping for people."""
-    lines = [summary_line(report, _outcome(report))]
-    if report.steps:
-        lines.append(timed_steps(report))
+    lines = [summary_line(report, _outcome(report)), *trace_lines(report)]
     if report.pings:
         times = "  ".join(f"{name} {percentile(report.pings, p) * 1000:.2f}" for name, p in _PERCENTILES)
         lines.append(f"  {len(report.pings)} NOPs: {times}")

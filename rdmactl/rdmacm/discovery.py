@@ -79,7 +79,7 @@ class Discoverer:
             run.steps.taken(), run.steps.total_s(), *where,
             tuple(FoundTarget(*target) for target in found.targets), error, stage,
             portal=run.portal, authentication=question.authentication if error is None else "",
-            skipped=found.skipped, warnings=found.warnings,
+            skipped=found.skipped, warnings=found.warnings, port_mapper=run.port_mapper,
         )  # fmt: skip
 
     def rehearse(self) -> None:

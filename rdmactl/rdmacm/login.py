@@ -26,6 +26,7 @@ from rdmactl.rdmacm.channel import EventChannel
 from rdmactl.rdmacm.connection import Connection
 from rdmactl.rdmacm.credentials import credentials_of
 from rdmactl.rdmacm.endpoint import Sizes, session_sizes
+from rdmactl.rdmacm.port_mapper import part_of_port_mapper
 from rdmactl.rdmacm.report import Question
 from rdmactl.rdmacm.session import Session
 from rdmactl.rdmacm.steps import Steps
@@ -60,7 +61,7 @@ class Attempt:
         self.question, self.steps, self.random_bytes = question, steps, random_bytes
         self.portal = question.portal
         self.stage = "address"
-        self.device = self.transport = self.local = ""
+        self.device = self.transport = self.local = self.port_mapper = ""
         self.stuck = False
 
     async def session(self, channel: EventChannel, depth: int) -> Session:
@@ -95,6 +96,7 @@ class Attempt:
         connection = Connection(channel, str(self.portal), sizes=sizes, steps=self.steps)
         try:
             await connection.connect(destination, PRIVATE_DATA, source)
+            await self._trace(connection)
         except BaseException:
             self._note(connection)
             await self.take_down(connection)
@@ -112,6 +114,12 @@ class Attempt:
         self.steps.begin("teardown")
         await connection.close()
         self.stuck = self.stuck or connection.stuck
+
+    async def _trace(self, connection: Connection) -> None:
+        local = connection.local
+        if self.question.trace and connection.transport == "iWARP" and local is not None:
+            self.steps.begin("port mapper")
+            self.port_mapper = await asyncio.get_running_loop().run_in_executor(None, part_of_port_mapper, local)
 
     def _note(self, connection: Connection) -> None:
         self.device, self.transport = connection.device, connection.transport

@@ -121,6 +121,7 @@ class Operations:
             stage=attempt.stage if error is not None else "",
             target=attempt.question.target,
             portal=attempt.portal,
+            port_mapper=attempt.port_mapper,
         )
 
     async def _choose(self, attempt: Attempt) -> None:

@@ -26,7 +26,7 @@ class Question(NamedTuple):
     """What to connect to: a portal for discovery, or, where `target` is set, that target at the portal.
 
     CHAP is used when `username` is set, mutual when `password_in` is, too; `algorithms` are CHAP numbers. `source` is
-    an address of this host to leave from, "" to let the routes decide.
+    an address of this host to leave from, "" to let the routes decide. `trace`: find out also what took part.
     """
 
     portal: Portal
@@ -39,6 +39,7 @@ class Question(NamedTuple):
     password_in: str = ""
     algorithms: tuple[int, ...] = (5,)
     target: str = ""
+    trace: bool = False
 
     def __repr__(self) -> str:
         return f"Question({self.portal}, {self.initiator_name}, {self.deadline_s:g} s)"  # never a secret
@@ -125,7 +126,8 @@ class Report(NamedTuple):
 
     `stage` is the step that failed, "" when none did. Of a session: its `target`, at `portal`, what was negotiated,
     how it was authenticated ("", "CHAP" or "mutual CHAP"), and what was asked for: pings in seconds, units, or a
-    measurement. `skipped` entries of a list of targets were left out, for the reasons among `warnings`.
+    measurement. `port_mapper`: its part in words, when the question was to trace it and the transport has one.
+    `skipped` entries of a list of targets were left out, for the reasons among `warnings`.
     """
 
     steps: tuple[tuple[str, float], ...]
@@ -145,6 +147,7 @@ class Report(NamedTuple):
     measured: Measured | None = None
     skipped: int = 0
     warnings: tuple[str, ...] = ()
+    port_mapper: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """For `from_json`."""

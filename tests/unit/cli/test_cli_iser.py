@@ -164,7 +164,7 @@ def test_ping_of_a_portal(run: Run, worker: type[FakeWorker], capsys: Output) ->
     assert capsys.readouterr().out == (
         "10.9.0.1:3260: 1 target in 12.3 ms over RoCE (rxe0, from 10.9.0.1:5)\n  address 1.0  connect 4.5\n"
     )
-    assert worker.asked == [("discover", Question(PORTAL, "iqn.2026-11.test:me", 2.0, "10.9.0.2"))]
+    assert worker.asked == [("discover", Question(PORTAL, "iqn.2026-11.test:me", 2.0, "10.9.0.2", trace=True))]
 
 
 def test_ping_of_a_target(run: Run, worker: type[FakeWorker], capsys: Output) -> None:
