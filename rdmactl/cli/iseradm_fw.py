@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`iseradm -m fw` and `-m discovery -t fw`: the targets the firmware boots from. Face ring.
 
-fw mode prints them, secrets included as by iscsiadm, or logs in to them without any record. A discovery makes records.
+fw mode prints them, or logs in to them without any record. A discovery makes records. Called as `iscsiadm` it prints
+secrets and begins with the last target, as open-iscsi does; under our own name secrets are stars without --show.
 Not here: reading the firmware's tables (`rdmactl.initiator.firmware`).
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 from rdmactl.cli.iseradm_context import RECORD_VERSION, Exit
 from rdmactl.initiator.firmware import boot_targets
 from rdmactl.records import operations
-from rdmactl.records.model import Secret, node_table
+from rdmactl.records.model import MASK, Secret, node_table
 from rdmactl.records.operations import Changes, RecordProblem, Source
 from rdmactl.records.store import NodeId
 
@@ -42,7 +43,7 @@ def firmware_mode(context: Context, arguments: Arguments) -> int:
     targets = _targets(context)
     if not arguments.login:
         for target in targets:
-            _print(target)
+            _print(target, reveal=context.exact or arguments.show)
         return 0
     from rdmactl.cli.iseradm_login import log_in, login_of
 
@@ -77,10 +78,10 @@ def discover_firmware(context: Context, arguments: Arguments) -> int:
 
 
 def _targets(context: Context) -> list[BootTarget]:
-    targets = boot_targets(context.sysfs)
+    targets = boot_targets(context.sysfs, context.error)
     if not targets:
         raise Exit(21, "Could not get list of targets from firmware. (err 21)")
-    return targets
+    return targets[::-1] if context.exact else targets
 
 
 def _overrides(pairs: list[tuple[str, str]]) -> Record:
@@ -147,8 +148,9 @@ def _chap(target: BootTarget) -> Record:
     }
 
 
-def _print(target: BootTarget) -> None:
+def _print(target: BootTarget, *, reveal: bool) -> None:
     """What the firmware has, and how the address comes, always."""
+    secret, secret_in = (text if reveal or not text else MASK for text in (target.chap_secret, target.chap_secret_in))
     lines = {
         "iface.initiatorname": target.initiator_name,
         "iface.isid": target.isid,
@@ -167,9 +169,9 @@ def _print(target: BootTarget) -> None:
         "node.conn[0].address": target.address,
         "node.conn[0].port": str(target.port),
         "node.session.auth.username": target.chap_name,
-        "node.session.auth.password": target.chap_secret,
+        "node.session.auth.password": secret,
         "node.session.auth.username_in": target.chap_name_in,
-        "node.session.auth.password_in": target.chap_secret_in,
+        "node.session.auth.password_in": secret_in,
         "node.boot_lun": target.lun,
     }
     print(f"# BEGIN RECORD {RECORD_VERSION}")

@@ -79,6 +79,9 @@ _ALLOWED = {
     "fw": "dmnvlW",
     "host": "dmPtonvHCxA",
 }
+_OURS = {"fw": "S"}
+"""What a mode takes under our own name only."""
+
 _LIKE = {"from": "v"}
 """An option of ours is allowed where another is."""
 
@@ -266,6 +269,8 @@ class _Parser:
         allowed = _ALLOWED.get(text)
         if allowed is None:
             raise Exit(7, "mode -1 is not yet supported")
+        if not self.context.exact:
+            allowed += _OURS.get(text, "")
         self.arguments.mode = text
         for event in scan(self.words, self.context.error):
             if event.short == "?" or _LIKE.get(event.short, event.short) not in allowed:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHAP_ALGORITHMS",
+    "MASK",
     "Key",
     "Record",
     "Secret",

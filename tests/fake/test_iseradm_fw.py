@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-from rdmactl.initiator.firmware import boot_targets
+from rdmactl.errors import LocalError
+from rdmactl.initiator.firmware import BootTarget, boot_targets
 from tests.fake.iscsi_sysfs import FakeSysfs
 from tests.golden.compare import same
 from tests.golden.corpus import Step, scenarios
@@ -154,3 +156,145 @@ def test_the_table_of_an_adapter(tmp_path: Path) -> None:
     )
     (target,) = boot_targets(str(tmp_path))
     assert (target.transport, target.name, target.port, target.hw_address) == ("qla4xxx", "iqn.x", 3260, "")
+
+
+# The checklist, item by item; 138 is "fw-none" of the corpus
+
+
+def firmware(machine: Machine) -> tuple[list[BootTarget], list[str]]:
+    warnings: list[str] = []
+    return boot_targets(str(machine.world.sysfs_root), warnings.append), warnings
+
+
+def our_own(machine: Machine, words: str) -> Result:
+    machine.world.program = "iseradm"
+    return machine.run(words)
+
+
+def test_138_no_firmware(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    result = world.iscsiadm(["-m", "fw"])
+    assert (result.status, result.stdout) == (21, "")
+    assert result.stderr == "iscsiadm: Could not get list of targets from firmware. (err 21)\n"
+
+
+def test_139_for_root_only(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(path: str, mode: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("rdmactl.initiator.firmware.open", refused, raising=False)
+    with pytest.raises(LocalError, match="for root only") as caught:
+        firmware(machine)
+    assert (caught.value.hint, caught.value.code) == ("run as root", "access-denied")
+
+
+@pytest.mark.parametrize(("flags", "count"), [("0", 0), ("1", 1), ("2", 1), ("3", 1)])
+def test_140_flags(machine: Machine, flags: str, count: int) -> None:
+    machine.set("target0/flags", flags)
+    assert len(firmware(machine)[0]) == count
+
+
+def test_141_a_card_that_is_not_there_costs_its_target_only(machine: Machine) -> None:
+    machine.second_target()
+    machine.set("target0/nic-assoc", "7")
+    found, warnings = firmware(machine)
+    assert [target.address for target in found] == ["10.9.0.2"]
+    assert len(warnings) == 1
+    assert warnings[0].endswith("is reached by network card 7, which the firmware does not have; left out")
+
+
+def test_141_cards_are_found_by_their_index(machine: Machine) -> None:
+    machine.second_target()
+    for name, value in {"index": "5", "flags": "3", "mac": "02:00:00:00:09:02", "ip-addr": "10.9.0.9"}.items():
+        machine.set(f"ethernet1/{name}", value)
+    machine.set("target1/nic-assoc", "5")
+    assert [target.ip_address for target in firmware(machine)[0]] == ["10.9.0.2", "10.9.0.9"]
+
+
+def test_142_what_is_missing_has_its_default(machine: Machine) -> None:
+    for name in ("target0/port", "target0/lun", "ethernet0/gateway", "ethernet0/vlan"):
+        (machine.table / name).unlink()
+    (target,), warnings = firmware(machine)
+    assert (target.port, target.lun, target.gateway, target.vlan, warnings) == (3260, "", "", "", [])
+    printed = machine.run("-m fw").stdout
+    assert "node.conn[0].port = 3260" in printed
+    assert "gateway" not in printed
+
+
+def test_143_ipv6(machine: Machine) -> None:
+    machine.set("target0/ip-addr", "fd00:9::1")
+    machine.set("ethernet0/ip-addr", "fd00:9::2")
+    assert machine.run("-m discovery -t fw").stdout == f"[fd00:9::1]:3260,1 {T1}\n"
+
+
+def test_144_without_a_link_the_card_is_found_by_its_address(machine: Machine) -> None:
+    shutil.rmtree(machine.table / "ethernet0/device")
+    (target,), warnings = firmware(machine)
+    assert target.netdev == ""
+    assert len(warnings) == 1
+    assert warnings[0].endswith("no network interface of this host has the address 02:00:00:00:09:01")
+    netdev = machine.world.sysfs_root / "class/net/eth3"
+    netdev.mkdir()
+    (netdev / "address").write_text("02:00:00:00:09:01\n")
+    (target,), warnings = firmware(machine)
+    assert (target.netdev, warnings) == ("eth3", [])
+
+
+def test_145_chap_both_ways_is_used_and_masked(machine: Machine) -> None:
+    names = ("chap-name", "chap-secret", "rev-chap-name", "rev-chap-name-secret")
+    for name, value in zip(names, CHAP, strict=True):
+        machine.set(f"target0/{name}", value)
+    masked = our_own(machine, "-m fw").stdout
+    assert CHAP[1] not in masked
+    assert CHAP[3] not in masked
+    assert masked.count("********") == 2
+    shown = our_own(machine, "-m fw -S").stdout
+    assert f"node.session.auth.password_in = {CHAP[3]}" in shown
+    asked: list[dict[str, str]] = []
+    machine.world.log_in = lambda wire: asked.append(wire) or 1  # type: ignore[method-assign, func-returns-value]
+    our_own(machine, "-m fw -l")
+    prefix = "node.session.auth"
+    assert [asked[0][f"{prefix}.{key}"] for key in ("username", "password", "username_in", "password_in")] == list(CHAP)
+
+
+def test_145_show_is_not_an_option_of_iscsiadms(machine: Machine) -> None:
+    result = machine.run("-m fw -S")
+    assert (result.status, result.stderr) == (7, "iscsiadm: fw mode: option '-S' is not allowed/supported\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("target-name", b"iqn.2003-01.org.example:\xff\xfe", "which is no text; it counts as empty"),
+        ("target-name", b"../../etc", "does not begin with iqn., eui. or naa.; left out"),
+        ("target-name", b"iqn.x\x1b[31m", "which is no text; it counts as empty"),
+        ("target-name", b"", "which is empty; left out"),
+        ("ip-addr", b"", "has no address; left out"),
+    ],
+)
+def test_146_nonsense_costs_its_target_only(machine: Machine, name: str, value: bytes, words: str) -> None:
+    machine.second_target()
+    (machine.table / "target0" / name).write_bytes(value)
+    found, warnings = firmware(machine)
+    assert [target.address for target in found] == ["10.9.0.2"]
+    assert any(words in warning for warning in warnings)
+    assert all(warning.isprintable() for warning in warnings)
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999999999999999", "32x", "-1"])
+def test_146_a_port_that_is_none(machine: Machine, port: str) -> None:
+    machine.set("target0/port", port)
+    (target,), warnings = firmware(machine)
+    assert target.port == 3260
+    assert f'has the port "{port}"; 3260 is used' in warnings[0]
+
+
+def test_147_targets_by_number(machine: Machine) -> None:
+    machine.second_target()
+    machine.set("target10/flags", "3")
+    for path in list((machine.table / "target0").iterdir()):
+        machine.set(f"target10/{path.name}", path.read_text().strip())
+    machine.set("target10/ip-addr", "10.9.0.10")
+    assert [target.address for target in firmware(machine)[0]] == ["10.9.0.1", "10.9.0.2", "10.9.0.10"]
+    printed = our_own(machine, "-m fw").stdout
+    assert printed.index("10.9.0.1\n") < printed.index("= 10.9.0.10\n")
