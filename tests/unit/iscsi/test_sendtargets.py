@@ -30,24 +30,24 @@ def record(name: str, *addresses: str) -> str:
     return "".join([f"TargetName={name}\0", *(f"TargetAddress={address}\0" for address in addresses)])
 
 
-def test_no_records() -> None:
+def test_086_no_records() -> None:
     """Row 86."""
     assert read("") == TargetList((), 0, ())
 
 
-def test_a_name_without_an_address_is_where_it_was_asked_for() -> None:
+def test_087_a_name_without_an_address_is_where_it_was_asked_for() -> None:
     """Row 87."""
     assert read(record(T1)).targets == (TargetRecord(T1, ((PORTAL, UNKNOWN_TPGT),)),)
 
 
-def test_an_address_before_any_name() -> None:
+def test_088_an_address_before_any_name() -> None:
     """Row 88."""
     got = read("TargetAddress=127.0.0.1:3260,1\0" + record(T1, "127.0.0.1:3260,1"))
     assert got.targets == (TargetRecord(T1, (LOCAL,)),)
     assert (got.skipped, len(got.warnings)) == (1, 1)
 
 
-def test_addresses_of_every_form() -> None:
+def test_089_addresses_of_every_form() -> None:
     """Row 89."""
     (target,) = read(record(T1, "[fd00::1],1", "[fd00::1]", "fd00::1,2", "[fd00::1]:3261,2")).targets
     assert target.portals == (
@@ -74,7 +74,7 @@ BAD = [
 
 
 @pytest.mark.parametrize("address", BAD)
-def test_a_bad_address_costs_itself_only(address: str) -> None:
+def test_090_092_a_bad_address_costs_itself_only(address: str) -> None:
     """Rows 90 and 92, in the first of three records."""
     got = read(record(T1, address, "127.0.0.1:3260,1") + record(T2, "127.0.0.1:3260,1") + record(T3, address))
     assert got.targets == (TargetRecord(T1, (LOCAL,)), TargetRecord(T2, (LOCAL,)))
@@ -83,7 +83,7 @@ def test_a_bad_address_costs_itself_only(address: str) -> None:
     assert all(warning.isprintable() for warning in got.warnings)
 
 
-def test_names_of_hosts_are_kept_unresolved() -> None:
+def test_091_092_names_of_hosts_are_kept_unresolved() -> None:
     """Row 91, and the empty tag of row 92."""
     got = read(record(T1, "no-such-host.example:3260,1") + record(T2, "127.0.0.1:3260,"))
     assert got.targets[0].portals == ((Portal("no-such-host.example"), 1),)
@@ -99,7 +99,7 @@ def test_names_of_hosts_are_kept_unresolved() -> None:
         *("iqn.../../x", "iqn.a/b", "iqn.a\nb", "iqn.a\x1b[2J", "iqn.a b", "iqn.\u202eb"),  # row 95
     ],
 )
-def test_a_bad_name_costs_itself_only(name: str) -> None:
+def test_093_094_095_a_bad_name_costs_itself_only(name: str) -> None:
     got = read(record(name, "127.0.0.1:3260,1", "junk:x") + record(T2, "127.0.0.1:3260,1"))
     assert got.targets == (TargetRecord(T2, (LOCAL,)),)
     assert (got.skipped, len(got.warnings)) == (1, 1)
@@ -110,21 +110,21 @@ def test_bytes_that_are_no_utf_8() -> None:
     assert read(b"TargetName=iqn.a\xff\0" + record(T1).encode()).skipped == 1
 
 
-def test_an_unknown_key_stops_nothing() -> None:
+def test_096_an_unknown_key_stops_nothing() -> None:
     """Row 96."""
     got = read(f"TargetName={T1}\0X-vendor=1\0TargetAddress=127.0.0.1:3260,1\0junk\0")
     assert got.targets == (TargetRecord(T1, (LOCAL,)),)
     assert len(got.warnings) == 2
 
 
-def test_duplicates_and_split_records_become_one() -> None:
+def test_097_duplicates_and_split_records_become_one() -> None:
     """Row 97; LIO repeats a name when a part ends between it and its addresses."""
     got = read(record(T1, "127.0.0.1:3260,1") * 2 + record(T2) + record(T1, "127.0.0.2:3260,1"))
     assert got.targets[0] == TargetRecord(T1, (LOCAL, (Portal("127.0.0.2"), 1)))
     assert len(got.targets) == 2
 
 
-def test_a_missing_final_nul_costs_nothing() -> None:
+def test_024_a_missing_final_nul_costs_nothing() -> None:
     """Row 24, in a list."""
     text = record(T1, "127.0.0.1:3260,1")
     assert read(text[:-1]) == read(text)
@@ -134,7 +134,7 @@ def list_of(name: str) -> bytes:
     return b"".join(entry.pdu.data for entry in capture(name) if entry.raw[0] == 0x24)
 
 
-def test_the_captured_lists_of_400_targets_are_identical() -> None:
+def test_098_the_captured_lists_of_400_targets_are_identical() -> None:
     """Row 98."""
     whole = list_of("sendtargets-multi-pdu-8192")
     assert hashlib.sha256(whole).hexdigest().startswith("141d079a2a5df1de")
@@ -145,7 +145,7 @@ def test_the_captured_lists_of_400_targets_are_identical() -> None:
     assert read(whole, 512) == got
 
 
-def test_any_split_gives_the_same_list() -> None:
+def test_099_any_split_gives_the_same_list() -> None:
     """Row 99."""
     text = (record(T1, "[fd00::1]:3260,1", "junk:x") + "X-a=b\0\0" + record("bad name") + record(T2)).encode()
     whole = read(text)
@@ -165,13 +165,13 @@ def test_truncation_at_each_length_is_no_error() -> None:
 
 
 @pytest.mark.slow
-def test_200_000_targets() -> None:
+def test_100_two_hundred_thousand_targets() -> None:
     """Row 100."""
     text = "".join(record(f"{T1}.{number}", "127.0.0.1:3260,1") for number in range(sendtargets.MAX_TARGETS))
     assert len(read(text, 32768).targets) == 200_000
 
 
-def test_endless_lists_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_101_102_endless_lists_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows 101 and 102; the limits are lowered to keep the test short."""
     monkeypatch.setattr(sendtargets, "MAX_TARGETS", 10)
     monkeypatch.setattr(sendtargets, "MAX_ADDRESSES", 10)
