@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import struct
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -15,13 +16,16 @@ from pathlib import Path
 
 import pytest
 
-from rdmactl.initiator.api import ChapSettings, SessionHistory
+from rdmactl.initiator import sysfs
+from rdmactl.initiator.api import ChapSettings, SessionHistory, SessionStatus
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.pdu import Async, LogoutResponse
 from rdmactl.netlink.iscsi import Uevent
+from rdmactl.netlink.message import Message
 from tests import initiator_scenarios as scenarios
 from tests.fake.initiator_bench import FakeWorld
+from tests.fake.kernel import FakeSocket
 from tests.fake.target import FakeTarget, TargetChap, TargetScript
 from tests.initiator_scenarios import FAST, failure, login, logout, recovered, request
 
@@ -428,6 +432,38 @@ def test_what_an_interrupted_login_left_is_removed_at_start(tmp_path: Path, tran
         world.tree.set_session(1, creator="4194303")
         await world.restart()
         await scenarios.eventually(world, lambda: world.leftovers() == [], "the half-made session stays")
+
+    world.run(scenario)
+
+
+def test_a_broken_session_does_not_delay_readiness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel holds up its removal, and with it every request: who asks is served all the same."""
+    world = FakeWorld(tmp_path)
+    reached, go_on = threading.Event(), threading.Event()
+    handle = world.kernel.handle
+
+    def hold(sock: FakeSocket, message: Message) -> None:
+        if message.type == Uevent.STOP_CONN:
+            reached.set()
+            go_on.wait(world.settle_s)
+        handle(sock, message)
+
+    async def statuses(service: InitiatorService) -> list[SessionStatus]:
+        return service.status()
+
+    async def scenario() -> None:
+        with world.as_somebody_else() as raw:
+            raw.session()
+        sid = await login(world, replace(request(world, "tcp"), sessions_wanted=2))
+        world.tree.set_session(1, creator="4194303")
+        monkeypatch.setattr(world.kernel, "handle", hold)
+        await world.restart()
+        assert [each.sid for each in await world.call(statuses)] == [sid]
+        await scenarios.eventually(world, reached.is_set, "the removal does not begin")
+        assert len(sysfs.sessions(world.root)) == 2
+        go_on.set()
+        await scenarios.eventually(world, lambda: len(sysfs.sessions(world.root)) == 1, "the broken session stays")
+        await logout(world, sid)
 
     world.run(scenario)
 
