@@ -37,9 +37,9 @@ def name_problem(name: str) -> str | None:
 
 
 def _character_problem(name: str) -> str | None:
-    if not name.isprintable():  # control characters, line ends, direction overrides, lone surrogates
+    if not name.isprintable():  # control characters, line ends, direction overrides, lone surrogates, rare spaces
         return "has control characters"
-    if any(character.isspace() for character in name):
+    if " " in name:
         return "has a space"
     if "/" in name or ".." in name:
         return "has a '/' or '..', which could leave a directory"
