@@ -33,7 +33,7 @@ RECIPE = 2
 # would start their daemons on this machine.
 PEERS = (
     "rdma-core", "rdmacm-utils", "ibverbs-utils", "open-iscsi", "libopeniscsiusr", "libisns0",
-    "tgt", "libiscsi-bin", "libiscsi7",
+    "tgt", "libiscsi-bin", "libiscsi7", "open-isns-server", "open-isns-utils",
 )  # fmt: skip
 # The initramfs mounts the host's root over 9p below a tmpfs overlay; everything else is loaded from there.
 INITRAMFS_MODULES = ("9pnet_virtio", "9p", "overlay")

@@ -3,7 +3,7 @@
 
 For the lab's virtual machine only: it writes to /etc/iscsi, loads modules, makes targets. `iscsiadm` is iseradm under
 that name: in a forked child where the command line is simple, else through a shell with a directory in front of $PATH.
-Steps that need what the lab has not (an iSNS server, a second kind of target) do nothing.
+Steps that need what the lab has not (a second kind of target) do nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from rdmactl.control.client import Client
+from rdmactl.discoveryd.watched import watched
 from rdmactl.initiator import sysfs
 from rdmactl.records.store import Store
 from tests.golden.shell import NotForUs, Result, execute
 from tests.golden.world import CONFIGURATION, HOST_NAME, T1, T2
 from tests.lab.guest import sh, wait_for
+from tests.lab.isns_world import register, start_isnsd
 
 __all__ = ["Machine"]
 
@@ -33,6 +36,7 @@ PYTHON = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
 """The daemon needs libraries that an interpreter called "python" may not have."""
 
 COMMAND_S = 120.0
+DISCOVERY_S = 300.0
 SLOWER = 4
 """The recorded machine was real, the lab's may be emulated on a busy host."""
 
@@ -48,6 +52,7 @@ MOUNTED = Path("/tmp/mounted")
 _PORTAL_CHANGE = re.compile(r"\(target (\S+): portal (\S+) (removed|added)\)")
 _GROUP_CHANGE = re.compile(r"\(target (\S+): portal group (disabled|enabled)\)")
 _CHAP = re.compile(r"\(target: discovery CHAP required, (\S+) / (\S+)\)")
+_REGISTERED = re.compile(r"\(iSNS: register target (\S+) with portals (\S+) and (\S+)\)")
 _TABLE_ENTRY = re.compile(r"fixture B: (\S+) = (.*)")
 
 _CLOSER = """
@@ -167,10 +172,12 @@ class Machine:
             (r"\(iscsid stopped\)", lambda _: self.stop()),
             (r"\(iscsid\.conf: [^,]*(?:, plus: (.*))?\)", lambda m: self._configure(m[1] or "")),
             (r"\(fixture F started(.*);", lambda m: self._fixture(iser="without iser" not in m[1])),
-            (_PORTAL_CHANGE.pattern, lambda m: _change_portal(m[1], m[2], added=m[3] == "added")),
+            (_PORTAL_CHANGE.pattern, lambda m: self._change_portal(m[1], m[2], added=m[3] == "added")),
             (_GROUP_CHANGE.pattern, lambda m: self._change_group(m[1], enabled=m[2] == "enabled")),
             (_CHAP.pattern, lambda m: _discovery_chap(m[1], m[2])),
             (r"\(target: discovery CHAP off\)", lambda _: _discovery_chap("", "")),
+            (r"fixture N started", lambda _: self.others.append(start_isnsd(self.directory))),
+            (_REGISTERED.pattern, lambda m: register(m[1], m[2], m[3], entity="san1")),
             (r"a server on 10\.9\.0\.1:7777", lambda _: self._closer()),
             (r"\(a file system on the first disk", lambda _: self._mount()),
             (r"\(unmounted\)", lambda _: sh(f"umount {MOUNTED}")),
@@ -204,6 +211,28 @@ class Machine:
             )
         wait_for(lambda: self.iscsiadm(["-m", "session", "-r", "999999", "-u"]).status == 22, "iscsiadm")
         wait_for(Path("/run/rdmactl/initiator.sock").exists, "iserd's socket")
+        self._settle()
+
+    def _settle(self) -> None:
+        """Until the discovery daemon has done what its records ask for."""
+        records = watched(self.environment["RDMACTL_STATE_DIRECTORY"])
+
+        def done() -> bool:
+            with Client("initiator") as client:
+                watches = client.call("io.rdmactl.Discovery.List", {})["watches"]
+            settled = [each for each in watches if each["answered_at_s"] is not None and not each["logins"]]
+            return len(settled) == len(records)
+
+        wait_for(done, "the discovery daemon", limit_s=DISCOVERY_S)
+
+    def _change_portal(self, target: str, portal: str, *, added: bool) -> None:
+        """With the discovery daemon at work, until its session has come or gone as well."""
+        directory = TARGETS / target / "tpgt_1" / "np" / portal
+        directory.mkdir() if added else directory.rmdir()
+        if self.daemon is not None and watched(self.environment["RDMACTL_STATE_DIRECTORY"]):
+            there = lambda: portal in {str(view.persistent) for view in sysfs.sessions()}  # noqa: E731
+            wait_for(lambda: there() == added, f"the session at {portal}", limit_s=DISCOVERY_S)
+            self._settle()
 
     def stop(self) -> None:
         """No daemon; sessions stay."""
@@ -322,11 +351,6 @@ def _second_lun(target: str) -> None:
         echo fd_dev_name=/tmp/second.img,fd_dev_size=67108864 > {disk}/control; echo 1 > {disk}/enable
         mkdir -p {group}/lun/lun_1; ln -s {disk} {group}/lun/lun_1/second
     """)
-
-
-def _change_portal(target: str, portal: str, *, added: bool) -> None:
-    directory = TARGETS / target / "tpgt_1" / "np" / portal
-    directory.mkdir() if added else directory.rmdir()
 
 
 def _discovery_chap(username: str, password: str) -> None:

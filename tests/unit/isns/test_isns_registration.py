@@ -244,7 +244,8 @@ def test_133_a_notification_three_times_is_one_change_and_three_answers() -> Non
 def test_134_a_thousand_notifications_in_a_second() -> None:
     joined = Joined(FakeIsnsServer())
     for number in range(1000):
-        joined.wait(1.0 + number / 1000)
+        if not number % 50:
+            joined.wait(1.0 + number / 1000)
         assert joined.notify(T1, T2, time=number) == Status.SUCCESSFUL
     joined.wait(20.0)
     assert len(joined.of(Changed)) == 1
