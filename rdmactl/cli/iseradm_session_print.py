@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # the module typing would cost every run several millisec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from rdmactl.initiator.sysfs import HostView, SessionView
+    from rdmactl.initiator.sysfs import HostView, InterfaceView, SessionView
 
 __all__ = ["Parts", "print_host", "print_hosts_flat", "print_sessions_flat", "print_sessions_tree", "print_versions"]
 
@@ -103,8 +103,11 @@ def _persistent(session: SessionView) -> str:
 
 
 def _print_block(session: SessionView, parts: Parts) -> None:
+    from rdmactl.initiator import sysfs
+
     indent = f"{parts.indent}\t\t"
-    _print_interface(session, indent)
+    host = sysfs.host(session.host_no, session.root)
+    _print_interface(session.interface(host), session, indent)
     if parts.timeouts:
         _print_timeouts(session, indent)
     if parts.chap:
@@ -112,11 +115,10 @@ def _print_block(session: SessionView, parts: Parts) -> None:
     if parts.negotiated:
         _print_negotiated(session, indent)
     if parts.devices:
-        _print_devices(session, indent, host_line=parts.host_line)
+        _print_devices(session, indent, host, host_line=parts.host_line)
 
 
-def _print_interface(session: SessionView, indent: str) -> None:
-    interface = session.interface()
+def _print_interface(interface: InterfaceView, session: SessionView, indent: str) -> None:
     print_heading("Interface:", indent)
     lines = {
         "Iface Name": interface.name or _EMPTY,
@@ -147,7 +149,7 @@ def _print_timeouts(session: SessionView, indent: str) -> None:
 
 def _print_chap(session: SessionView, indent: str, *, reveal: bool) -> None:
     """Stars stand for passwords whether set or not; revealed, iscsiadm calls both of them "password"."""
-    chap = session.chap()
+    chap = session.chap(secrets=reveal)
     print_heading("CHAP:", indent)
     print(f"{indent}username: {chap.username or _EMPTY}")
     print(f"{indent}password: {(chap.password or _EMPTY) if reveal else _MASK}")
@@ -172,12 +174,9 @@ def _print_negotiated(session: SessionView, indent: str) -> None:
     _print_lines({name: value for name, value in lines.items() if value is not None}, indent)
 
 
-def _print_devices(session: SessionView, indent: str, *, host_line: bool) -> None:
-    from rdmactl.initiator import sysfs
-
+def _print_devices(session: SessionView, indent: str, host: HostView | None, *, host_line: bool) -> None:
     print_heading("Attached SCSI devices:", indent, rule_length=24)
     if host_line:
-        host = sysfs.host(session.host_no, session.root)
         print(f"{indent}Host Number: {session.host_no}\tState: {(host and host.state) or _EMPTY}")
     for lun in session.luns():
         print(f"{indent}scsi{lun.host_no} Channel {lun.channel:02d} Id {lun.target_id} Lun: {lun.lun}")

@@ -179,9 +179,9 @@ class SessionView(NamedTuple):
         port = _integer(f"{self._connection}/port")
         return Portal(address, port) if address and port else self.persistent
 
-    def interface(self) -> InterfaceView:
-        """The interface block of level 1."""
-        known = host(self.host_no, self.root)
+    def interface(self, known: HostView | None = None) -> InterfaceView:
+        """The interface block of level 1; whoever has read the session's host already may pass it."""
+        known = known or host(self.host_no, self.root)
         own_name = _string(f"{self.path}/initiatorname")
         if known is None:
             return InterfaceView(self.iface_name, self.transport, own_name, None, None, None)
@@ -204,10 +204,12 @@ class SessionView(NamedTuple):
             _integer(f"{self.path}/abort_tmo"),
         )
 
-    def chap(self) -> ChapView:
-        """Credentials (level 2); all None for a reader who is not root."""
-        names = ("username", "password", "username_in", "password_in")
-        return ChapView(*(_string(f"{self.path}/{name}") for name in names))
+    def chap(self, *, secrets: bool = True) -> ChapView:
+        """Credentials (level 2); all None for a reader who is not root. Without `secrets`, only the names."""
+        password, password_in = (
+            _string(f"{self.path}/{name}") if secrets else None for name in ("password", "password_in")
+        )
+        return ChapView(_string(f"{self.path}/username"), password, _string(f"{self.path}/username_in"), password_in)
 
     def negotiated(self) -> NegotiatedView:
         """Negotiated parameters (level 2)."""
