@@ -12,11 +12,12 @@ Not here: which records or sessions are meant.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.cli.errors import err_text, error_text, iscsiadm_status
 from rdmactl.errors import RdmactlError
+from rdmactl.values import NamedTuple
 
+TYPE_CHECKING = False  # the module typing would cost every run several milliseconds
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from typing import Any
