@@ -28,6 +28,8 @@ class Command(NamedTuple):
 
 COMMANDS = (
     Command(("dev",), "dev", "list the RDMA devices of this host"),
+    Command(("discovery", "run"), "discovery_run", "ask an address for its targets, and record them"),
+    Command(("discovery", "status"), "discovery_status", "say how the discovery records under watch are doing"),
     Command(("iser", "ping"), "iser_ping", "time the steps to an iSER portal or target, and NOPs there"),
     Command(("iser", "luns"), "iser_luns", "list the logical units of an iSER target"),
     Command(("iser", "perf"), "iser_perf", "measure reads (or writes) of a logical unit over iSER"),
@@ -35,8 +37,10 @@ COMMANDS = (
     Command(("records", "check"), "records_check", "look for damage in the records, and repair it"),
     Command(("records", "export"), "records_export", "write the records as open-iscsi's tree of files"),
     Command(("records", "import"), "records_import", "read the records of open-iscsi's tree of files"),
+    Command(("session", "claim"), "session_claim", "keep sessions, whoever logs out of them"),
     Command(("session", "history"), "session_history", "tell what has happened to the sessions"),
     Command(("session", "list"), "session_list", "list the sessions to targets"),
+    Command(("session", "release"), "session_release", "give claims up; the last one to go logs a session out"),
     Command(("status",), "status", "say which daemons run and how their services are doing"),
 )
 
