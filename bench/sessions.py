@@ -13,10 +13,11 @@ What is measured, for each transport and number of targets (each with one disk, 
                one of the disks past the page cache meanwhile, and must not see an error
     relogins   connections the target has seen made by the restart
     rss        of the daemon after that
-    cut        the targets throw everybody out and take them again: until all are logged in (Time2Wait 0 on both sides)
+    cut        the targets throw everybody out and take them again: until all are logged in; Time2Wait is 2 s, as usual
     logout     `-m node -u`
     few        `-m node -l` with three quarters of the targets: until their block devices exist
-    silent     the same with one quarter more records, of portals that do not answer
+    cut0       the cut again, with these, and without Time2Wait on both sides
+    silent     `few` with one quarter more records, of portals that do not answer
 
 Results as JSON, one line each, then the ratios.
 """
@@ -50,7 +51,7 @@ NAME = "iqn.2026-11.bench:t"
 TARGETS = Path("/sys/kernel/config/target/iscsi")
 LIMIT_S = 600.0
 BIN = Path(sys.executable).parent
-COLUMNS = ("floor_s", "login_s", "few_s", "silent_s", "print_s", "restart_s", "cut_s", "logout_s", "rss_kib")
+COLUMNS = ("floor_s", "login_s", "few_s", "silent_s", "print_s", "restart_s", "cut_s", "cut0_s", "logout_s", "rss_kib")
 READER = """
 import mmap, os, time
 descriptor, buffer = os.open(%r, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)
@@ -161,11 +162,10 @@ def main() -> int:
 
 
 def make_targets(first: int, last: int) -> None:
-    """Targets number `first` to `last`, each with a disk of a mebibyte, at both portals, without Time2Wait."""
+    """Targets number `first` to `last`, each with a disk of a mebibyte, at both portals."""
     lines = []
     for number in range(first, last):
         lines += [f"target {NAME}{number:03} {ADDRESS}:{port} {kind} 1" for kind, port in PORTS.items()]
-        lines += [f"echo 0 > {TARGETS}/{NAME}{number:03}/tpgt_1/param/DefaultTime2Wait"]
     sh("\n".join(lines), timeout_s=LIMIT_S)
 
 
@@ -221,7 +221,13 @@ def discover(tools: Tools, transport: str) -> None:
     tools.done("-m", "discovery", "-t", "st", "-p", f"{ADDRESS}:{PORTS[transport]}", *iface)
     other = next(port for kind, port in PORTS.items() if kind != transport)
     tools.run("-m", "node", "-p", f"{ADDRESS}:{other}", "-o", "delete")
-    tools.done("-m", "node", "-o", "update", "-n", "node.session.iscsi.DefaultTime2Wait", "-v", "0")
+
+
+def set_time2wait(tools: Tools, seconds: int) -> None:
+    """What both sides want; the larger one counts."""
+    for group in TARGETS.glob(f"{NAME}*/tpgt_1"):
+        (group / "param/DefaultTime2Wait").write_text(str(seconds))
+    tools.done("-m", "node", "-o", "update", "-n", "node.session.iscsi.DefaultTime2Wait", "-v", str(seconds))
 
 
 def few_and_silent(tools: Tools, transport: str, count: int) -> dict[str, float]:
@@ -230,8 +236,11 @@ def few_and_silent(tools: Tools, transport: str, count: int) -> dict[str, float]
     few = count - quarter
     for number in range(few, count):
         tools.done("-m", "node", "-T", f"{NAME}{number:03}", "-o", "delete")
+    set_time2wait(tools, 0)
     result = {"few_s": timed(lambda: log_in(tools, few))}
+    result["cut0_s"] = timed(lambda: cut(few))
     log_out(tools)
+    set_time2wait(tools, 2)
     iface = "iser" if transport == "iser" else "default"
     for number in range(quarter):
         words = ("-T", f"{NAME}-silent{number}", "-p", f"10.9.0.{100 + number}", "-I", iface)
@@ -282,7 +291,7 @@ def all_logged_in() -> bool:
 
 def cut(count: int) -> None:
     before = logins_seen()
-    for group in TARGETS.glob(f"{NAME}*/tpgt_1"):
+    for group in sorted(TARGETS.glob(f"{NAME}*/tpgt_1"))[:count]:
         for value in ("0", "1"):
             (group / "enable").write_text(value)
     wait_for(lambda: logins_seen() >= before + count and all_logged_in(), "all sessions", limit_s=LIMIT_S)
