@@ -25,7 +25,7 @@ def part_of_port_mapper(local: SockAddr) -> str:
     """What iwpmd did for the connection that leaves from `local`, while that is up; blocks for a second at most."""
     try:
         with Client("iwpm", deadline_s=_ANSWER_S) as client:
-            mappings = client.call("io.rdmactl.PortMapper.List")["mappings"]
+            mappings = [each for part in client.more("io.rdmactl.PortMapper.List") for each in part["mappings"]]
     except RdmactlError as error:
         if error.code == "daemon-not-running":
             return "not asked: iwpmd does not run"

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import pytest
@@ -32,9 +33,11 @@ def answering(monkeypatch: pytest.MonkeyPatch, answer: list[dict[str, Any]] | Rd
         def __exit__(self, *_: object) -> None:
             return None
 
-        def call(self, method: str) -> dict[str, Any]:
+        def more(self, method: str) -> Iterator[dict[str, Any]]:
             assert method == "io.rdmactl.PortMapper.List"
-            return {"mappings": answer}
+            assert isinstance(answer, list)
+            yield {"mappings": answer[:1]}
+            yield {"mappings": answer[1:]}
 
     monkeypatch.setattr(port_mapper, "Client", FakeClient)
 
