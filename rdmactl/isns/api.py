@@ -82,3 +82,4 @@ class WatchStatus:
     notifications: int  # taken
     ignored: int  # from elsewhere, about others, or malformed
     last_error: str  # of the last exchange; "" when it succeeded
+    inquiries: int = 0  # answered

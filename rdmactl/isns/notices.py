@@ -61,6 +61,8 @@ class Notices:
         self._seen: deque[bytes] = deque(maxlen=_REMEMBERED)
         self.inquired_at = 0.0
         """When the last inquiry came."""
+        self.inquiries = 0
+        """Inquiries answered."""
         self.taken = 0
         """Notifications that were for us, repetitions not counted."""
         self.ignored = 0
@@ -132,6 +134,7 @@ class Notices:
             self.ignored += 1
             return None
         self.inquired_at = now
+        self.inquiries += 1
         return answer(message, Status.SUCCESSFUL, attributes)
 
 

@@ -95,8 +95,16 @@ class Watch:
         if engine is None:
             return WatchStatus(False, False, 0.0, 0, 0, self._last_error)
         registered = engine.state in (RegistrationState.REGISTERED, RegistrationState.CHECK)
-        notices, notified = engine.notices, registered and self._notified
-        return WatchStatus(registered, notified, engine.period_s, notices.taken, notices.ignored, self._last_error)
+        notices = engine.notices
+        return WatchStatus(
+            registered,
+            registered and self._notified,
+            engine.period_s,
+            notices.taken,
+            notices.ignored,
+            self._last_error,
+            notices.inquiries,
+        )
 
     # What the port takes.
 
