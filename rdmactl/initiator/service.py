@@ -303,8 +303,9 @@ class InitiatorService:
         Only the last kind is read from sysfs, so that a login costs the same with one session and with a thousand.
         """
         identity = request.identity
-        present = sysfs.session_ids(self._root)
-        ours = [*self._under_way, *(self._sessions[sid].request for sid in present if sid in self._sessions)]
+        present = set(sysfs.session_ids(self._root))
+        same_target = [each for each in self._sessions.values() if each.request.target == request.target]
+        ours = [*self._under_way, *(each.request for each in same_target if each.sid in present)]
         strangers = (sysfs.session(sid, self._root) for sid in present if sid not in self._inboxes)
         return sum(other.identity == identity for other in ours) + sum(
             (view.target, view.persistent, view.iface_name or "default") == identity

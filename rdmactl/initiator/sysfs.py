@@ -286,8 +286,7 @@ def sessions(root: str = "/sys") -> list[SessionView]:
 
 def session_ids(root: str = "/sys") -> list[int]:
     """The sids of all sessions, in the same order: one directory listing, whatever their number."""
-    matches = (_SID.match(name) for name in names(f"{root}/class/iscsi_session"))
-    return [int(match[1]) for match in matches if match]
+    return [int(name[7:]) for name in names(f"{root}/class/iscsi_session") if name[7:].isdigit()]
 
 
 def session(sid: int, root: str = "/sys") -> SessionView | None:
