@@ -2,7 +2,7 @@
 """`iwpmctl`: what the port mapper knows. Face ring.
 
 Asks the daemon (io.rdmactl.PortMapper) and prints. Not here: mappings (`rdmactl.iwpm`), the text of errors
-(`rdmactl.cli.errors`). Must change together with man/iwpmctl.8 and `rdmactl/control/interfaces.py`.
+(`rdmactl.cli.errors`). Must change together with man/iwpmctl.8 and `rdmactl/control/port_mapper.py`.
 """
 
 from __future__ import annotations

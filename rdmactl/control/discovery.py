@@ -2,7 +2,7 @@
 """The Varlink interface of the discovery daemon. Shell ring.
 
 asyncvarlink reads the annotations of this module at import, so they are real types here, not strings.
-Not here: discoveries that somebody asks for (`interfaces.py`, Initiator.Discover).
+Not here: discoveries that somebody asks for (`initiator.py`, Initiator.Discover).
 """
 
 from typing import Any, TypedDict

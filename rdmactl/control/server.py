@@ -5,7 +5,7 @@ One socket per role, /run/rdmactl/ROLE.sock, open to everybody: asking is free, 
 known from the kernel (SO_PEERCRED). What a client can do to others is nothing: the size of a call, the unread answers,
 the connections of one user and the time of silence are bounded, and whatever goes wrong in a connection ends there.
 
-Not here: what the methods are (`interfaces.py`), who may serve a role (`roles.py`).
+Not here: what the methods are (`interfaces.py` and those it names), who may serve a role (`roles.py`).
 Must change together with: `rdmactl/control/client.py`.
 """
 
@@ -18,7 +18,7 @@ import struct
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asyncvarlink import (
     FileDescriptorArray,
@@ -32,10 +32,12 @@ from asyncvarlink.serviceinterface import VarlinkServiceInterface
 
 from rdmactl import __version__
 from rdmactl.control.client import socket_path
-from rdmactl.control.discovery import Discovery
-from rdmactl.control.interfaces import CHANGING_METHODS, Caller, Daemon, Failed, Initiator, PortMapper, failure
+from rdmactl.control.interfaces import CHANGING_METHODS, Caller, Daemon, Failed, failure
 from rdmactl.control.roles import RoleLock
 from rdmactl.errors import LocalError, RdmactlError, Unavailable
+
+if TYPE_CHECKING:
+    from rdmactl.control.initiator import Initiator
 
 __all__ = ["ControlServer"]
 
@@ -338,13 +340,25 @@ class ControlServer:
             if not lock.held:
                 raise LocalError(f"the role {lock.role} must be held to be served")
         names = [lock.role for lock in roles]
-        self._initiator = Initiator(dispatcher, initiator_name)
+        self._initiator: Initiator | None = None
         self._listeners: list[_Listener] = []
         for lock in roles:
-            own = [PortMapper(dispatcher)] if lock.role == "iwpm" else [self._initiator, Discovery(dispatcher)]
+            own = self._interfaces(lock.role, dispatcher, initiator_name)
             path = Path(socket_path(lock.role, str(lock.directory)))
             registry = _registry([*own, Daemon(dispatcher, names)])
             self._listeners.append(_Listener(path, registry, frozenset(admins), silence_s))
+
+    def _interfaces(self, role: str, dispatcher: Caller, initiator_name: str) -> list[VarlinkInterface]:
+        """What is served for a role; imported here, because it is a good part of a daemon's start."""
+        if role == "iwpm":
+            from rdmactl.control.port_mapper import PortMapper
+
+            return [PortMapper(dispatcher)]
+        from rdmactl.control.discovery import Discovery
+        from rdmactl.control.initiator import Initiator
+
+        self._initiator = Initiator(dispatcher, initiator_name)
+        return [self._initiator, Discovery(dispatcher)]
 
     @property
     def paths(self) -> list[Path]:
@@ -362,7 +376,8 @@ class ControlServer:
     async def stop(self) -> None:
         """Refuse new connections, end the calls that run with the error "stopping", and remove the sockets."""
         await asyncio.gather(*(listener.close() for listener in self._listeners))
-        await self._initiator.stop()
+        if self._initiator is not None:
+            await self._initiator.stop()
 
 
 def _registry(interfaces: Iterable[VarlinkInterface]) -> VarlinkInterfaceRegistry:

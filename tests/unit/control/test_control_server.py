@@ -18,6 +18,7 @@ import pytest
 
 from rdmactl.control import interfaces, server
 from rdmactl.control.client import Client, RemoteError
+from rdmactl.control.port_mapper import MAPPINGS_EACH
 from rdmactl.control.roles import RoleLock, claim_role
 from rdmactl.control.server import ControlServer
 from rdmactl.errors import DeadlineExceeded, LocalError
@@ -92,7 +93,7 @@ class FakePortMapper:
         local = SockAddr(AF_INET, 4711, bytes([192, 0, 2, 1]))
         mapped = SockAddr(AF_INET6, 50000, bytes(15) + b"\1")
         mapping = Mapping(local, mapped, Kind.LISTENER, Claim(AF_INET6, 50000), 10.0)
-        return Snapshot([mapping] * (2 * interfaces.MAPPINGS_EACH + 1), 11.5)
+        return Snapshot([mapping] * (2 * MAPPINGS_EACH + 1), 11.5)
 
     async def status(self) -> PortMapperStatus:
         return PortMapperStatus("serving", True, 4, 1, 1, 0, 0, {"requests": 3}, [(0.001, 2), (None, 1)])
@@ -375,7 +376,7 @@ def test_the_port_mapper_is_for_everybody(tmp_path: Path) -> None:
     def ask_all() -> None:
         with Client("iwpm", deadline_s=10, directory=str(tmp_path)) as client:
             parts = [part["mappings"] for part in client.more("io.rdmactl.PortMapper.List", deadline_each=True)]
-            assert [len(part) for part in parts] == [interfaces.MAPPINGS_EACH, interfaces.MAPPINGS_EACH, 1]
+            assert [len(part) for part in parts] == [MAPPINGS_EACH, MAPPINGS_EACH, 1]
             mapping = parts[2][0]
             assert (mapping["local"], mapping["mapped"]) == ("192.0.2.1:4711", "[::1]:50000")
             assert (mapping["kind"], mapping["references"], mapping["age_s"]) == ("listener", 1, 1.5)
