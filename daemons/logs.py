@@ -8,7 +8,6 @@ rdma-core's iwpmd does; in a terminal to standard error. Not here: what is logge
 from __future__ import annotations
 
 import logging
-import logging.handlers
 import os
 import sys
 
@@ -35,7 +34,9 @@ def _handler(program: str, *, background: bool) -> logging.Handler:
         except (ImportError, OSError):
             pass  # no journal after all: standard error reaches whoever started us
     if background:
-        handler = logging.handlers.SysLogHandler("/dev/log", facility=logging.handlers.SysLogHandler.LOG_DAEMON)
+        from logging.handlers import SysLogHandler
+
+        handler = SysLogHandler("/dev/log", facility=SysLogHandler.LOG_DAEMON)
         handler.setFormatter(logging.Formatter(f"{program}[{os.getpid()}]: %(message)s"))
         return handler
     handler = logging.StreamHandler(sys.stderr)

@@ -76,6 +76,7 @@ def run(make: Callable[[], Program]) -> int:
 
     A failure to start, the making included, is one log line and EXIT_FAILED.
     """
+    gc.disable()  # until it serves: reading ten thousand records makes no garbage
     try:
         program = make()
         _raise_descriptor_limit()
@@ -155,9 +156,9 @@ class _Daemon:
             await self._wait_ready()
             # What is there by now stays; the collector need not walk through it each time it looks for cycles, and it
             # looks less often: what a message of the kernel leaves behind is no garbage but the table.
-            gc.collect()
             gc.freeze()
             gc.set_threshold(_GARBAGE_OBJECTS)
+            gc.enable()
             self._program.serving()
             tell("READY=1", "STATUS=serving")
             await alive

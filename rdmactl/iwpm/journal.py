@@ -19,8 +19,9 @@ import logging
 import os
 import struct
 from collections.abc import Iterable
+from typing import Any
 
-from rdmactl.iwpm.table import Kind, MappingKey, MappingState, key_of
+from rdmactl.iwpm.table import Kind, MappingKey, MappingState
 from rdmactl.netlink.sockaddr import AF_INET, AF_INET6, SockAddr
 
 __all__ = ["MappingJournal", "pack", "unpack"]
@@ -31,6 +32,7 @@ _HEAD = b"iwpm journal 1\n\0"
 _RECORD = struct.Struct("!BBBBHHIII16s16s")  # family, kind, port mapped, 0, local and mapped port, refs, refused, scope
 _pack_record = _RECORD.pack
 _KINDS = tuple(Kind)
+_tuple = tuple.__new__  # cheaper than a named tuple's own constructor: there may be thousands
 _ADDRESS_BYTES = {AF_INET: 4, AF_INET6: 16}
 
 SLACK_RECORDS = 4096
@@ -51,26 +53,25 @@ def unpack(content: bytes) -> list[MappingState]:
     if not content.startswith(_HEAD):
         return []
     whole = (len(content) - len(_HEAD)) // _RECORD.size * _RECORD.size
-    states: dict[MappingKey, MappingState] = {}
+    last: dict[MappingKey, tuple[int, ...]] = {}
     for fields in _RECORD.iter_unpack(content[len(_HEAD) : len(_HEAD) + whole]):
-        family, kind, port_mapped, _, port, mapped_port, refs, refused, scope_id, address, mapped = fields
+        family, kind, _, _, port, _, refs, refused, _, address, _ = fields
         size = _ADDRESS_BYTES.get(family)
         if size is None or kind >= len(_KINDS):
             continue
-        local = SockAddr(family, port, address[:size], scope_id)
-        state = MappingState(
-            local,
-            SockAddr(family, mapped_port, mapped[:size], scope_id),
-            _KINDS[kind],
-            refs,
-            refused,
-            bool(port_mapped),
-        )
+        key = (family, port, address[:size])
         if refs or refused:
-            states[key_of(local)] = state
+            last[key] = fields
         else:
-            states.pop(key_of(local), None)
-    return list(states.values())
+            last.pop(key, None)
+    return [_state(key, *fields) for key, fields in last.items()]
+
+
+def _state(key: MappingKey, *fields: Any) -> MappingState:
+    family, kind, port_mapped, _, _, mapped_port, refs, refused, scope_id, _, mapped = fields
+    local = _tuple(SockAddr, (*key, scope_id))
+    to = _tuple(SockAddr, (family, mapped_port, mapped[: len(key[2])], scope_id))
+    return _tuple(MappingState, (local, to, _KINDS[kind], refs, refused, bool(port_mapped)))
 
 
 class MappingJournal:

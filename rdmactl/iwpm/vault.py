@@ -27,6 +27,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import starmap
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +49,7 @@ STARTS = 8
 """Keepers started in the life of a daemon: one that cannot live is not tried for ever."""
 
 _FIRST_PASSED = 3
+_PASSED_BYTES = socket.CMSG_SPACE(keeper.BATCH * struct.calcsize("i"))
 _CLAIM = struct.Struct("!HH")  # as in the keeper's datagrams: family, port
 _NAME = re.compile(r"claim-(?P<family>\d+)-(?P<port>\d+)")
 
@@ -140,12 +142,15 @@ class KeeperVault:
             connection.settimeout(LIST_S)
             connection.send(keeper.LIST)
             while True:
-                data, descriptors, _, _ = socket.recv_fds(connection, keeper.DATAGRAM_BYTES, keeper.BATCH)
+                # socket.recv_fds takes flags and does not use them.
+                data, ancillary, _, _ = connection.recvmsg(
+                    keeper.DATAGRAM_BYTES, _PASSED_BYTES, socket.MSG_CMSG_CLOEXEC
+                )
                 if data[:1] != keeper.KEEP:
                     break
-                for at, descriptor in enumerate(descriptors):
-                    os.set_inheritable(descriptor, False)
-                    found[_unpack(data[1 + keeper.NAME_BYTES * at :])] = descriptor
+                descriptors = [number for _, _, passed in ancillary for number in memoryview(passed).cast("i")]
+                # Out of descriptors, the last ones are missing.
+                found.update(zip(starmap(Claim, _CLAIM.iter_unpack(data[1:])), descriptors, strict=False))
             connection.setblocking(False)
         except OSError:
             self._disconnect()
@@ -344,7 +349,3 @@ def _name(claim: Claim) -> str:
 
 def _pack(claim: Claim) -> bytes:
     return _CLAIM.pack(*claim)
-
-
-def _unpack(data: bytes) -> Claim:
-    return Claim(*_CLAIM.unpack_from(data))
