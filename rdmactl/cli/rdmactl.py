@@ -30,6 +30,7 @@ COMMANDS = (
     Command(("dev",), "dev", "list the RDMA devices of this host"),
     Command(("discovery", "run"), "discovery_run", "ask an address for its targets, and record them"),
     Command(("discovery", "status"), "discovery_status", "say how the discovery records under watch are doing"),
+    Command(("firmware", "list"), "firmware_list", "list what the firmware was told to boot from"),
     Command(("iser", "ping"), "iser_ping", "time the steps to an iSER portal or target, and NOPs there"),
     Command(("iser", "luns"), "iser_luns", "list the logical units of an iSER target"),
     Command(("iser", "perf"), "iser_perf", "measure reads (or writes) of a logical unit over iSER"),

@@ -9,6 +9,7 @@ two flags "valid" and "selected". A target names its network card by the card's 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -17,14 +18,22 @@ from rdmactl.errors import LocalError
 from rdmactl.initiator import sysfs
 from rdmactl.iscsi.names import name_problem, printable
 
-__all__ = ["BootTarget", "boot_targets"]
+__all__ = ["SECRETS", "BootTarget", "boot_tables", "boot_targets"]
 
 _TABLE = re.compile(r"ibft$|iscsi_boot(\d+)$")
+_ENTRY = re.compile(r"(initiator|acpi_header|ethernet\d+|target\d+)$")
 _DHCP_ORIGIN = "3"  # IpPrefixOriginDhcp
 _NO_ADDRESS = ("", "0.0.0.0", "::")  # noqa: S104 - how the firmware says "none"
 _DEFAULT_PORT = 3260
 _PORT_MAX = 65535
 _UNDECODED = "\ufffd"
+
+
+SECRETS = frozenset({"chap-secret", "rev-chap-name-secret"})
+"""Attributes that are secrets; the second one is the target's."""
+
+Entries = dict[str, dict[str, str]]
+"""Of one table: attributes by entry ("initiator", "ethernet0", "target0")."""
 
 
 class BootTarget(NamedTuple):
@@ -67,6 +76,22 @@ def boot_targets(root: str = "/sys", warn: Callable[[str], None] = lambda senten
         if match:
             found.extend(_table(f"{root}/firmware/{table}", _transport(match[1], root), root, warn))
     return found
+
+
+def boot_tables(root: str = "/sys") -> dict[str, Entries]:
+    """All attributes of all tables as they are, in use or not, secrets included. LocalError as for `boot_targets`."""
+    found: dict[str, Entries] = {}
+    for table in sysfs.names(f"{root}/firmware"):
+        path = f"{root}/firmware/{table}"
+        if _TABLE.match(table):
+            found[table] = {entry: _attributes(f"{path}/{entry}") for entry in sysfs.names(path) if _ENTRY.match(entry)}
+    return found
+
+
+def _attributes(path: str) -> dict[str, str]:
+    _require_root(f"{path}/flags")
+    texts = {name: sysfs.read(f"{path}/{name}") for name in sysfs.names(path) if os.path.isfile(f"{path}/{name}")}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def _transport(host_no: str | None, root: str) -> str:

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
+from rdmactl.cli import firmware_list
 from rdmactl.errors import LocalError
 from rdmactl.initiator.firmware import BootTarget, boot_targets
 from tests.fake.iscsi_sysfs import FakeSysfs
@@ -298,3 +300,30 @@ def test_147_targets_by_number(machine: Machine) -> None:
     assert [target.address for target in firmware(machine)[0]] == ["10.9.0.1", "10.9.0.2", "10.9.0.10"]
     printed = our_own(machine, "-m fw").stdout
     assert printed.index("10.9.0.1\n") < printed.index("= 10.9.0.10\n")
+
+
+# rdmactl firmware list
+
+
+def test_all_attributes_are_listed_and_secrets_masked(machine: Machine, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, value in {
+        "initiator/isns-server": "10.9.0.20", "ethernet0/hostname": "boot", "target0/flags": "0",
+        "target0/chap-secret": CHAP[1], "target0/rev-chap-name-secret": CHAP[3], "acpi_header/signature": "iBFT",
+    }.items():  # fmt: skip
+        machine.set(name, value)
+    root = str(machine.world.sysfs_root)
+    assert firmware_list.run([], root) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "ibft/initiator/isns-server = 10.9.0.20" in lines
+    assert "ibft/ethernet0/hostname = boot" in lines
+    assert "ibft/target0/chap-secret = ********" in lines
+    assert "ibft/acpi_header/signature = iBFT" in lines
+    assert firmware_list.run(["-j", "-S"], root) == 0
+    tables = json.loads(capsys.readouterr().out)["tables"]
+    assert tables["ibft"]["target0"]["rev-chap-name-secret"] == CHAP[3]
+    assert "device" not in tables["ibft"]["ethernet0"]
+
+
+def test_no_table_is_an_empty_list(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert firmware_list.run([], str(tmp_path)) == 0
+    assert capsys.readouterr().out == ""

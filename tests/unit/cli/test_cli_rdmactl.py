@@ -57,7 +57,7 @@ def test_wrong_words_end_with_2(command: Command, monkeypatch: pytest.MonkeyPatc
         (
             ["dve"],
             "rdmactl: there is no object dve; "
-            "there are: dev, discovery, iser, iname, records, session, status; see rdmactl --help\n",
+            "there are: dev, discovery, firmware, iser, iname, records, session, status; see rdmactl --help\n",
         ),
         (["iser"], "rdmactl: iser needs a verb; it has: ping, luns, perf\n"),
         (["iser", "pong"], "rdmactl: iser has no verb pong; it has: ping, luns, perf\n"),
