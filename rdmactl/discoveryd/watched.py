@@ -73,7 +73,9 @@ def _stat(path: str) -> tuple[int, int, int] | None:
 
 
 def watched(directory: str | None = None) -> list[Watched]:
-    """The records with use_discoveryd = Yes. StoreError when they cannot be read."""
+    """The records with use_discoveryd = Yes. StoreError when they cannot be read. No database is made by looking."""
+    if not any(stamp(directory)):
+        return []
     with Store(directory, warn=log.warning) as store:
         found = []
         for type, address, port in store.discoveries():

@@ -423,6 +423,7 @@ def test_records_that_go_away_altogether(bench: Bench) -> None:
         assert bench.initiator.targets == [A]
 
     bench.run(scenario)
+    assert not Path(bench.directory).exists()  # looking makes none
 
 
 def test_a_restart_goes_on_with_the_sessions_of_before(bench: Bench) -> None:
