@@ -123,7 +123,6 @@ class Watcher:
         """Until cancelled. Sessions stay; logins under way are left to the initiator to put away."""
         ears = [asyncio.create_task(self._listen(name)) for name in self._names_to_listen_for()]
         try:
-            await self._adopt()
             while True:
                 await self._until_due()
                 await self._round()
@@ -148,12 +147,6 @@ class Watcher:
             except Exception:
                 log.exception("%s: listening for news has failed; it polls instead", self.watched)
             await asyncio.sleep(LONGEST_PAUSE_S)
-
-    async def _adopt(self) -> None:
-        """Sessions that an earlier life of this watch has made."""
-        with contextlib.suppress(RdmactlError):
-            mine = [each for each in await self._initiator.sessions() if self.watched.claim in each.claims]
-            self.care.adopt(Place(each.target, each.portal, each.iface) for each in mine)
 
     async def _until_due(self) -> None:
         """Until a question is due. A pause before a login may end earlier: then only logins are begun."""
@@ -206,6 +199,8 @@ class Watcher:
         """Bring the sessions into step with what is known."""
         try:
             held = {Place(each.target, each.portal, each.iface): each for each in await self._initiator.sessions()}
+            # Also those an earlier life of this watch has made.
+            self.care.adopt(place for place, session in held.items() if self.watched.claim in session.claims)
             await self._log_in(held)
             await self._log_out(held)
         except RdmactlError as error:

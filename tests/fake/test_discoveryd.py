@@ -442,6 +442,22 @@ def test_a_restart_goes_on_with_the_sessions_of_before(bench: Bench) -> None:
     bench.run(scenario)
 
 
+def test_a_restart_before_the_initiator_is_back(bench: Bench) -> None:
+    bench.watch()
+    bench.initiator.somebody_has(A, CLAIM)
+    bench.initiator.somebody_has(B, CLAIM)
+    bench.initiator.has(A)
+    bench.initiator.away = True
+
+    async def scenario() -> None:
+        await rounds(1)
+        bench.initiator.away = False
+        await rounds(5)
+        assert bench.initiator.targets == [A]
+
+    bench.run(scenario)
+
+
 def test_logins_use_the_node_record_if_there_is_one(bench: Bench) -> None:
     bench.watch()
     iface: dict[str, Any] = {"iface.iscsi_ifacename": "default", "iface.transport_name": "tcp"}
