@@ -15,7 +15,7 @@ import time
 
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.io_flusher import unmarked
-from rdmactl.initiator.sysfs import LunView, SessionView
+from rdmactl.initiator.sysfs import LunView
 
 __all__ = ["host_gone", "revive", "scan"]
 
@@ -31,32 +31,34 @@ def scan(sid: int, queue_depth: int, root: str = "/sys", dev: str = "/dev", *, d
 
     A queue depth beyond what the host can queue is refused by the kernel (EINVAL); the device keeps its own then.
     """
-    view = sysfs.session(sid, root)
-    if view is None:
+    host_no = sysfs.session_host(sid, root)
+    if host_no is None:
         return [f"session {sid} went away before it could be scanned"]
     notes: list[str] = []
     try:
         with unmarked():
-            sysfs.write(f"{root}/class/scsi_host/host{view.host_no}/scan", _ALL)
+            sysfs.write(f"{root}/class/scsi_host/host{host_no}/scan", _ALL)
     except OSError as error:
         return [f"session {sid} could not be scanned: {error.strerror}"]
-    for lun in view.luns() if queue_depth else []:
+    luns = sysfs.session_luns(sid, root)
+    for lun in luns if queue_depth else []:
         if sysfs.read(f"{lun.path}/queue_depth") != str(queue_depth):
             note = _try_write(f"{lun.path}/queue_depth", str(queue_depth))
             notes += [f"LUN {lun.lun} of session {sid}: queue depth {queue_depth} was refused: {note}"] if note else []
-    return notes + _disks_ready(view, disks_s, dev) if disks_s else notes
+    return notes + _missing_disks(sid, luns, disks_s, dev) if disks_s else notes
 
 
-def _disks_ready(view: SessionView, wait_s: float, dev: str) -> list[str]:
+def _missing_disks(sid: int, luns: list[LunView], wait_s: float, dev: str) -> list[str]:
     """Wait until each disk LUN of a session has its block device and /dev node; the LUNs that have none, as sentences.
 
     The disk driver probes in the background, so that they appear some milliseconds after the scan.
     """
     end = time.monotonic() + wait_s
     pause_s = _FIRST_POLL_S
-    while missing := [lun for lun in view.luns() if not _ready(lun, dev)]:
+    missing = [lun for lun in luns if lun.state == "running" and sysfs.read(f"{lun.path}/type") in _DISK_TYPES]
+    while missing := [lun for lun in missing if not _there(lun, dev)]:
         if time.monotonic() >= end:
-            return [f"LUN {lun.lun} of session {view.sid} has no block device after {wait_s:g} s" for lun in missing]
+            return [f"LUN {lun.lun} of session {sid} has no block device after {wait_s:g} s" for lun in missing]
         time.sleep(pause_s)
         pause_s = min(pause_s * 2, _LONGEST_POLL_S)
     return []
@@ -67,9 +69,8 @@ def revive(sid: int, root: str = "/sys") -> list[str]:
 
     The kernel itself restores "transport-offline"; "running" may be written only while it is "offline".
     """
-    view = sysfs.session(sid, root)
     notes = []
-    for lun in view.luns() if view is not None else []:
+    for lun in sysfs.session_luns(sid, root):
         if lun.state == "offline":
             note = _try_write(f"{lun.path}/state", "running")
             notes += [f"LUN {lun.lun} of session {sid} stays offline: {note}"] if note else []
@@ -90,10 +91,11 @@ def host_gone(host_no: int, wait_s: float, root: str = "/sys") -> bool:
     return True
 
 
-def _ready(lun: LunView, dev: str) -> bool:
-    if sysfs.read(f"{lun.path}/type") not in _DISK_TYPES or lun.state != "running":
-        return True  # nothing to wait for
-    return lun.block_device is not None and os.path.exists(f"{dev}/{lun.block_device}")
+def _there(lun: LunView, dev: str) -> bool:
+    """The driver may have taken it since it was listed, and it may have gone: nobody waits for what is not there."""
+    if not os.path.exists(lun.path):
+        return True
+    return any(os.path.exists(f"{dev}/{name}") for name in sysfs.names(f"{lun.path}/block"))
 
 
 def _try_write(path: str, value: str) -> str | None:

@@ -34,7 +34,9 @@ __all__ = [
     "names",
     "read",
     "session",
+    "session_host",
     "session_ids",
+    "session_luns",
     "session_of",
     "sessions",
     "transport_caps",
@@ -228,19 +230,7 @@ class SessionView(NamedTuple):
 
     def luns(self) -> list[LunView]:
         """The SCSI devices of this session (level 3), by LUN."""
-        found = []
-        for target in names(self._device):
-            if target.startswith(f"target{self.host_no}:"):
-                for name in names(f"{self._device}/{target}"):
-                    lun = _lun(f"{self._device}/{target}", name)
-                    if lun is not None:
-                        found.append(lun)
-        return sorted(found)
-
-    @property
-    def _device(self) -> str:
-        """The session's own directory: below it lie the connection and the SCSI targets."""
-        return os.path.dirname(os.path.dirname(self.path))
+        return _luns(self.path, self.host_no)
 
     @property
     def _connection(self) -> str:
@@ -291,16 +281,11 @@ def session_ids(root: str = "/sys") -> list[int]:
 
 def session(sid: int, root: str = "/sys") -> SessionView | None:
     """One session, or None when there is none with this sid."""
-    directory = f"{root}/class/iscsi_session"
-    try:  # one link to read: realpath would look at each directory on the way, a dozen calls for each session
-        path = os.path.normpath(os.path.join(directory, os.readlink(f"{directory}/session{sid}")))
-    except OSError:
+    place = _place(sid, root)
+    state = None if place is None else _string(f"{place[0]}/state")
+    if place is None or state is None:
         return None
-    state = _string(f"{path}/state")
-    host_name = os.path.basename(os.path.dirname(os.path.dirname(os.path.dirname(path))))
-    if state is None or not host_name.startswith("host"):
-        return None
-    host_no = int(host_name[4:])
+    path, host_no = place
     connection = f"{root}/class/iscsi_connection/connection{sid}:0"
     address = _string(f"{connection}/persistent_address")
     port = _integer(f"{connection}/persistent_port")
@@ -321,6 +306,42 @@ def session(sid: int, root: str = "/sys") -> SessionView | None:
         path=path,
         root=root,
     )
+
+
+def session_host(sid: int, root: str = "/sys") -> int | None:
+    """The number of a session's SCSI host; None when there is no session."""
+    place = _place(sid, root)
+    return None if place is None else place[1]
+
+
+def session_luns(sid: int, root: str = "/sys") -> list[LunView]:
+    """The SCSI devices of a session, by LUN; none when it is gone. Reads nothing else of the session."""
+    place = _place(sid, root)
+    return [] if place is None else _luns(*place)
+
+
+def _place(sid: int, root: str) -> tuple[str, int] | None:
+    """Where a session's attributes are, and its host's number; None when there is no session."""
+    directory = f"{root}/class/iscsi_session"
+    try:  # one link to read: realpath would look at each directory on the way, a dozen calls for each session
+        path = os.path.normpath(os.path.join(directory, os.readlink(f"{directory}/session{sid}")))
+    except OSError:
+        return None
+    host_name = os.path.basename(os.path.dirname(os.path.dirname(os.path.dirname(path))))
+    return (path, int(host_name[4:])) if host_name.startswith("host") else None
+
+
+def _luns(path: str, host_no: int) -> list[LunView]:
+    """Beside the directory of the session's attributes lie its connection and its SCSI targets."""
+    device = os.path.dirname(os.path.dirname(path))
+    found = []
+    for target in names(device):
+        if target.startswith(f"target{host_no}:"):
+            for name in names(f"{device}/{target}"):
+                lun = _lun(f"{device}/{target}", name)
+                if lun is not None:
+                    found.append(lun)
+    return sorted(found)
 
 
 def exp_statsn(sid: int, root: str = "/sys") -> int:
