@@ -22,6 +22,7 @@ MAX_TOTAL_BYTES = 64 * 1024 * 1024  # 200 000 targets with long names and two ad
 MAX_TARGETS = 200_000
 MAX_ADDRESSES = 1_000_000
 _MAX_ITEM_BYTES = 8192  # of one key=value; the longest legal one has less than 600
+_KNOWN_MAX = 1024
 _MAX_WARNINGS = 100  # kept as sentences; the count goes on
 
 
@@ -51,6 +52,7 @@ class SendTargetsReader:
         self._names = 0
         self._targets: dict[str, dict[tuple[Portal, int], None]] = {}
         self._current: dict[tuple[Portal, int], None] | None = None
+        self._known: dict[str, tuple[Portal, int]] = {}  # most targets of a list share their portals
         self._addressless: set[str] = set()  # no address line seen, not even a bad one
         self._name = ""
         self._ignoring = False  # the addresses of a name that was left out
@@ -123,14 +125,23 @@ class SendTargetsReader:
                 self._skip(f'target address "{printable(text)}" comes before any target name')
             return
         self._addressless.discard(self._name)
+        portal = self._known.get(text) or self._read(text)
+        if portal is not None:
+            self._current[portal] = None
+
+    def _read(self, text: str) -> tuple[Portal, int] | None:
+        """The portal and tag in an address that was not met before, or is odd; None for one that is left out."""
         try:
             address = parse_target_address(text)
         except PeerError as error:
             self._skip(f"{error.message} (target {self._name})")
-            return
+            return None
+        portal = address.portal, address.tpgt
         if address.warning is not None:
             self._warn(f'target address "{printable(text)}" {address.warning}')
-        self._current[address.portal, address.tpgt] = None
+        elif len(self._known) < _KNOWN_MAX:
+            self._known[text] = portal
+        return portal
 
     def _skip(self, reason: str) -> None:
         self._skipped += 1
