@@ -199,7 +199,8 @@ class Kernel:
             _check(reply, f"session {sid}")
 
     async def _all(self, session: KernelSession, requests: Sequence[bytes]) -> None:
-        for reply in await self._exchange(requests):
+        failed = [reply for reply in await self._exchange(requests) if reply.code < 0]
+        for reply in failed:
             if reply.code == -errno.ENOSYS and reply.type in (Uevent.SET_PARAM, Uevent.SET_HOST_PARAM):
                 continue  # a parameter this transport does not have
             _check(reply, f"session {session.sid}")

@@ -166,7 +166,13 @@ class ConnStop(IntEnum):
     RECOVER = 3
 
 
-_WITH_RETCODE = (Uevent.BIND_CONN, Uevent.START_CONN, Uevent.SEND_PDU, Uevent.TRANSPORT_EP_POLL)
+_WITH_RETCODE = frozenset(map(int, (Uevent.BIND_CONN, Uevent.START_CONN, Uevent.SEND_PDU, Uevent.TRANSPORT_EP_POLL)))
+# Two thirds of a login's messages set parameters: whole requests and answers in one go, as nlmsghdr and iscsi_uevent.
+_IF_ERROR, _SET_PARAM = int(Uevent.IF_ERROR), int(Uevent.SET_PARAM)
+_PARAM_REQUEST = struct.Struct("=IHHIIIiQIIII8x16x")
+_REPLY = struct.Struct("=4xH10xIi8x24s16s")
+_REPLY_SID, _REPLY_HANDLE = struct.Struct("=iI8x"), struct.Struct("=Q8x")
+_tuple = tuple.__new__  # a named tuple's own constructor is a Python function
 _SECRET_PARAMS = (Param.PASSWORD, Param.PASSWORD_IN)
 _SECRET_TABLES = (Uevent.GET_CHAP, Uevent.SET_CHAP, Uevent.SET_FLASHNODE_PARAMS)
 
@@ -297,7 +303,8 @@ def bind_conn(handle: int, sid: int, transport_eph: int) -> bytes:
 def set_param(handle: int, sid: int, param: Param, value: str | int | bool) -> bytes:
     """One parameter. The kernel checks hardly anything: values must be right when they come here."""
     text = _param_text(value)
-    return request(Uevent.SET_PARAM, handle, struct.pack("=IIII", sid, _CID, param, len(text)), text)
+    length = _PARAM_REQUEST.size + len(text)
+    return _PARAM_REQUEST.pack(length, _SET_PARAM, 0, 0, 0, _SET_PARAM, 0, handle, sid, _CID, param, len(text)) + text
 
 
 def set_host_param(handle: int, host_no: int, param: HostParam, value: str) -> bytes:
@@ -367,17 +374,15 @@ def ep_disconnect(handle: int, endpoint: int) -> bytes:
 
 def parse_reply(datagram: bytes) -> Reply | None:
     """The answer to one request, nlmsghdr included; None when it is cut short or an event."""
-    if len(datagram) < message.HEADER.size + UEVENT.size:
+    if len(datagram) < _REPLY.size:
         return None
-    request_type = message.HEADER.unpack_from(datagram)[1]
+    request_type, kind, code, u, r = _REPLY.unpack_from(datagram)
     if request_type == 0:
         return None
-    kind, iferror, _, u, r = UEVENT.unpack_from(datagram, message.HEADER.size)
-    sid, second = struct.unpack_from("=II", r)
-    code = iferror
-    if kind != Uevent.IF_ERROR and request_type in _WITH_RETCODE:
-        code = struct.unpack_from("=i", r)[0]
-    return Reply(request_type, code, sid, second, struct.unpack_from("=Q", r)[0], u)
+    first, second = _REPLY_SID.unpack(r)
+    if kind != _IF_ERROR and request_type in _WITH_RETCODE:
+        code = first
+    return _tuple(Reply, (request_type, code, first & 0xFFFFFFFF, second, _REPLY_HANDLE.unpack(r)[0], u))
 
 
 def parse_event(received: message.Message) -> Event | None:
