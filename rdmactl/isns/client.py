@@ -50,7 +50,7 @@ async def connect(lane: Lane, server: Portal, deadline_s: float) -> socket.socke
         return await tcp_connect(server, addresses, TcpOptions(), max(0.0, deadline_s - (lane.now() - begin)))
     except TryAgain as failure:
         hint = "check address and port, and that the iSNS server runs"
-        text = f"iSNS server {failure.message}"
+        text = f"iSNS server {server}: {failure.message.removeprefix(str(server)).strip()}"
         raise IscsiFailure(IscsiErr.ISNS_QUERY, text, hint=hint, code=failure.code) from None
 
 

@@ -59,8 +59,8 @@ class Notices:
         self._due: float | None = None  # when what has gathered is told
         self._quiet_until = 0.0
         self._seen: deque[bytes] = deque(maxlen=_REMEMBERED)
-        self.inquired_at = 0.0
-        """When the last inquiry came."""
+        self.inquired_at = float("-inf")
+        """When the last inquiry came; never yet."""
         self.inquiries = 0
         """Inquiries answered."""
         self.taken = 0

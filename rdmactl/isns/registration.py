@@ -10,7 +10,8 @@
 A registration ends by itself: after its period, when an inquiry is not answered, when the server restarts without its
 database. None of that is told to us, so we ask: at half the period, and when inquiries stop. A connection is made for
 each exchange and closed behind it. Nobody repeats notifications that were missed meanwhile: `Registered` therefore
-means that everything has to be asked for again.
+means that everything has to be asked for again. Where a firewall keeps the server's inquiries from us, it would forget
+us again and again: then we register without them, and say that notifications cannot be counted on.
 Not here: sockets, what notifications say (`notices.py`). Defined by RFC 4171 sections 5.6.5.1, 5.6.5.5 and 2.2.4.
 """
 
@@ -122,6 +123,9 @@ class RegistrationEngine:
         self._address = ""  # ours, as the server sees it
         self._with_esi = config.esi_interval_s > 0
         self._dropped = False
+        self._out_of_reach = False  # the server forgot us and its inquiries never came
+        self._refusal = ""
+        self._registered_at = 0.0
         self._esi_s = 0.0  # interval the server has granted
         self._pause_s = _FIRST_PAUSE_S
         self._wake: float | None = None  # end of the pause, of the wait for an answer, or of half the period
@@ -172,7 +176,12 @@ class RegistrationEngine:
     def notified(self, message: Message, sender: str, now: float) -> bytes | None:
         """Take a message that came to our port; the bytes of the answer, if there is to be one."""
         reply = self.notices.receive(message, sender, now)
-        return None if reply is None else encode(reply)
+        if reply is None:
+            return None
+        if self._out_of_reach and self._state is _S.REGISTERED:
+            self._out_of_reach = False
+            self._output.append(Registered(self._refusal))
+        return encode(reply)
 
     def datagram(self, data: bytes, sender: str, now: float) -> bytes | None:
         """The same for a datagram; what is no message is counted."""
@@ -276,17 +285,20 @@ class RegistrationEngine:
 
     def _subscribed(self, answer: Answer, now: float) -> None:
         refused = answer.status != Status.SUCCESSFUL
-        text = refusal(answer.status, self._state.value).message if refused else ""
+        self._refusal = refusal(answer.status, self._state.value).message if refused else ""
         self._advance(_I.ACCEPTED, now)
         self._settle(now)
-        self._output.append(Registered(text))
+        self._registered_at = now
+        self._output.append(Registered(self._refusal or (self._unheard() if self._out_of_reach else "")))
 
     def _checked(self, answer: Answer, now: float) -> None:
         if answer.status == Status.SUCCESSFUL and _has_objects(answer):
             self._advance(_I.KNOWN, now)
             self._settle(now)
-        else:
-            self._advance(_I.FORGOTTEN, now)
+            return
+        if self._esi_s and self.notices.inquired_at < self._registered_at:
+            self._with_esi, self._out_of_reach = False, True
+        self._advance(_I.FORGOTTEN, now)
 
     def _settle(self, now: float) -> None:
         """Registered, for half a period."""
@@ -295,6 +307,12 @@ class RegistrationEngine:
         self._known_at = now
         self._pause_s = _FIRST_PAUSE_S
         self._dropped = False
+
+    def _unheard(self) -> str:
+        kind = "UDP" if self._config.udp else "TCP"
+        return (
+            f"the server's inquiries do not reach {kind} port {self._config.port} of this host; open it for the server"
+        )
 
     # Notifications.
 
@@ -326,7 +344,7 @@ class RegistrationEngine:
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
             self._wake = now + pause_s
             self._with_esi = self._config.esi_interval_s > 0
-            self._dropped = False
+            self._dropped = self._out_of_reach = False
             self._output.append(Problem(message, pause_s))
 
 

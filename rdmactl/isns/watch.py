@@ -62,12 +62,13 @@ class Watch:
         self._awake = asyncio.Event()
         self._connection: asyncio.Task[None] | None = None
         self._sock: socket.socket | None = None
+        self._heard_from: set[str] = set()
         self._notified = False
         self._last_error = ""
 
     async def run(self) -> None:
         """Watch until cancelled; then deregister, within two seconds."""
-        senders = await self._senders()
+        self._heard_from = senders = await self._senders()
         udp = self._config.transport == "udp"
         async with NoticePort(self, senders, udp=udp, number=self._config.port) as port:
             self._engine = engine = RegistrationEngine(
@@ -125,7 +126,7 @@ class Watch:
 
     # Before there is an engine.
 
-    async def _senders(self) -> frozenset[str]:
+    async def _senders(self) -> set[str]:
         """The addresses of the server. A name is looked up until it has some."""
         while True:
             try:
@@ -135,7 +136,7 @@ class Watch:
                 await asyncio.sleep(_NAME_PAUSE_S)
             else:
                 own = (socket.inet_ntop(address.family, address.address) for address in found)
-                return frozenset(map(plain_address, (*own, *self._config.also_from)))
+                return set(map(plain_address, (*own, *self._config.also_from)))
 
     def _registration(self, port: int) -> RegistrationConfig:
         return RegistrationConfig(
@@ -181,8 +182,9 @@ class Watch:
                 self._tell(_RESYNC)
             case Problem():
                 self._notified = False
+                news = logging.WARNING if event.message != self._last_error else logging.DEBUG
                 self._last_error = event.message
-                log.warning("iSNS server %s: %s; next attempt in %.0f s", server, event.message, event.pause_s)
+                log.log(news, "iSNS server %s: %s; next attempt in %.0f s", server, event.message, event.pause_s)
             case Changed():
                 self._unverified.append(event)
                 self._something_unverified.set()
@@ -192,6 +194,7 @@ class Watch:
         try:
             with await connect(self._lane, self._config.server, self._config.timeout_s) as sock:
                 self._sock = sock
+                self._heard_from.add(plain_address(str(sock.getpeername()[0])))  # a name may get another address
                 engine.connected(plain_address(str(sock.getsockname()[0])), self._lane.now())
                 self._awake.set()
                 while data := await asyncio.get_running_loop().sock_recv(sock, RECEIVE_BYTES):
@@ -199,7 +202,7 @@ class Watch:
                     self._awake.set()
                 engine.closed(self._lane.now())
         except RdmactlError as error:
-            engine.closed(self._lane.now(), error.message)
+            engine.closed(self._lane.now(), error.message.removeprefix(f"iSNS server {self._config.server}: "))
         except OSError as error:
             engine.closed(self._lane.now(), error.strerror or "the connection failed")
         self._sock = None

@@ -85,7 +85,7 @@ def test_nobody_there() -> None:
     with pytest.raises(IscsiFailure) as caught:
         asyncio.run(query_targets(LANE, IsnsRequest(server, INITIATOR)))
     assert (caught.value.err, caught.value.code) == (IscsiErr.ISNS_QUERY, "refused")
-    assert caught.value.message == f"iSNS server {server} refused the TCP connection"
+    assert caught.value.message == f"iSNS server {server}: refused the TCP connection"
     assert caught.value.hint is not None
 
 

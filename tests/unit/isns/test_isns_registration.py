@@ -308,6 +308,23 @@ def test_136_inquiries_that_stop_are_noticed_within_two_intervals() -> None:
     assert len(joined.of(Registered)) == 2
 
 
+def test_a_server_whose_inquiries_never_come_gets_a_registration_without_them() -> None:
+    """A firewall stands between: the server would forget us, and we register, for ever."""
+    joined = Joined(FakeIsnsServer(esi_interval_s=10, period_s=3600))
+    joined.server.entities.clear()
+    joined.wait(21.0)
+    (entity,) = joined.server.entities.values()
+    assert Tag.ESI_PORT not in entity.attributes
+    first, second = joined.of(Registered)
+    assert not first.refusal
+    assert second.refusal == "the server's inquiries do not reach UDP port 5000 of this host; open it for the server"
+    joined.wait(1000.0)
+    assert len(joined.of(Registered)) == 2
+    joined.notify(T1)
+    joined.settle()
+    assert joined.of(Registered)[-1].refusal == ""
+
+
 def test_an_inquiry_about_another_entity_is_not_answered() -> None:
     joined = Joined(FakeIsnsServer())
     assert joined.inquire("somebody-else") is None
