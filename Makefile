@@ -30,8 +30,8 @@ lab-shell: $(VENV)/.installed lab  ## a shell in a virtual machine with an RDMA 
 bench: $(VENV)/.installed lab  ## side by side with rdma-core's iwpmd and open-iscsi
 	@bench/run
 
-bench-iwpm: $(VENV)/.installed lab  ## the port mappers side by side, at 100 to 10,000 live mappings
-	@lab/run --virtual-time --timeout 1800 -- $(PYTHON) bench/iwpm.py
+bench-iwpm: $(VENV)/.installed lab  ## the port mappers side by side, at 100 to 10,000 live mappings, and under a flood
+	@lab/run --virtual-time --timeout 3600 -- '$(PYTHON) bench/iwpm.py && $(PYTHON) bench/iwpm_flood.py'
 
 packages:
 	@lab/host-packages

@@ -142,12 +142,9 @@ class ClaimLease:
 
     def record(self, table: MappingTable) -> None:
         """Put the changes of the table where they survive this process."""
-        if self._ended:
-            return
-        if self._journal is None:
-            table.changed.clear()
-        elif table.changed:
-            self._journal.append(table.take_changes())
+        changes = table.take_changes()
+        if self._journal is not None and not self._ended:
+            self._journal.append(changes)
 
     def tidy(self, table: MappingTable) -> None:
         """What needs no hurry, once a second: try again what failed, keep the journal short."""

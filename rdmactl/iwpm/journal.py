@@ -43,8 +43,9 @@ def pack(states: Iterable[MappingState]) -> bytes:
     """Records as they are in the file, behind its head."""
     records = []
     for (family, port, address, scope_id), mapped, kind, refs, refused, port_mapped in states:
-        numbers = (family, kind, port_mapped, 0, port, mapped[1], refs, refused, scope_id)
-        records.append(_pack_record(*numbers, address, mapped[2]))
+        records.append(
+            _pack_record(family, kind, port_mapped, 0, port, mapped[1], refs, refused, scope_id, address, mapped[2])
+        )
     return b"".join(records)
 
 

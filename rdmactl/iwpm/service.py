@@ -72,6 +72,8 @@ READ_S = 6.0
 UNMAPPED_FIRST_S = 3.0
 UNMAPPED_S = 60.0
 """How often that list is looked at: soon after the start and after a change, then once a minute."""
+UNMAPPED_SHARE = 100
+"""With so many ids that a look takes long, only this fraction of the time is spent on it."""
 
 REPEAT_S = 60.0
 """A fault that goes on is logged this often at most; the counters have all of it."""
@@ -316,19 +318,26 @@ class PortMapperService:
         return [*checks, Check("listeners", Result.WARNING, unmapped_text(self._unmapped))]
 
     async def _look_for_unmapped(self) -> None:
-        """A listener made while nobody was registered stays unmapped, and nothing else would say so."""
+        """A listener made while nobody was registered stays unmapped, and nothing else would say so.
+
+        It may also mean that the kernel has given us up without a word, as it does when a REMOVE does not fit into our
+        socket. Asking for its mappings tells it of us again, and us what we have missed.
+        """
         told: list[CmId] = []
         while True:
             await asyncio.sleep(UNMAPPED_FIRST_S)
-            before = self._unmapped
+            before, started_s = self._unmapped, self._now()
             await self._device_checks()
+            took_s = self._now() - started_s
             # Seen twice: one that is being made is in the kernel's list before it is in our table.
             lasting = [item for item in self._unmapped if item in before]
             if lasting and lasting != told:
                 _log.warning("%s", unmapped_text(lasting))
+                self._mapper.link.check(self._now())
+                self._finish()
             told = lasting
             if before == self._unmapped:
-                await asyncio.sleep(UNMAPPED_S)
+                await asyncio.sleep(max(UNMAPPED_S, took_s * UNMAPPED_SHARE))
 
     def _counters(self) -> dict[str, int]:
         stats = self._mapper.stats
@@ -342,7 +351,7 @@ class PortMapperService:
         """A message of the kernel."""
         if now - self._alive_at > STALL_S:
             self._notice_stall(now)
-        self._mapper.receive(received.message, now)
+        self._mapper.receive(received[0], now)
         self._carry_out()
         self._lease.refill()
 

@@ -244,7 +244,8 @@ class NetlinkChannel:
                 item = self._receive()
             if item is None:
                 return
-            self._deliver(*item, now)
+            datagram, sender, groups = item
+            self._deliver(datagram, sender, groups, now)
             if self._closed:
                 return
 

@@ -223,6 +223,57 @@ def test_a_foreign_port_mapper_is_overcome() -> None:
         assert world.kernel.pid != 77
 
 
+def test_an_overrun_is_counted_and_what_was_lost_is_found_out() -> None:
+    """REMOVE messages that do not fit into the receive buffer: the kernel's report says what has ended."""
+    with running() as world:
+        listeners = [world.listen(f"{HOST}:{10000 + port}") for port in range(20)]
+        world.ask(_grow_old)
+        (sock,) = world.kernel.sockets
+        usual = sock.receive_buffer_bytes
+        with _stalled(world):
+            sock.receive_buffer_bytes = 2000
+            for listener in listeners[5:]:
+                listener.close()
+            assert world.kernel.pid < 0  # as it does when a REMOVE cannot be sent
+            sock.receive_buffer_bytes = usual
+        _wait_for(lambda: len(world.mappings()) == 5)
+        status = world.ask(lambda service: service.status())
+        assert (status.counters["overruns"], status.claims) == (1, 5)
+        assert world.listen(f"{HOST}:7174").cm_id.mapped.port != 7174  # the report made us known again
+
+
+async def _grow_old(service: PortMapperService) -> None:
+    """As if all of it had been asked for long ago: the kernel has had time to enter it."""
+    for mapping in service._mapper.table:
+        mapping.touched = float("-inf")
+
+
+@contextlib.contextmanager
+def _stalled(world: FakeWorld) -> Iterator[None]:
+    """The service does not get to run, so that messages gather in its socket."""
+    stalled, go_on = threading.Event(), threading.Event()
+
+    async def stall(service: PortMapperService) -> None:
+        stalled.set()
+        go_on.wait(DEADLINE_S)
+
+    thread = threading.Thread(target=world.ask, args=(stall,))
+    thread.start()
+    assert stalled.wait(DEADLINE_S)
+    try:
+        yield
+    finally:
+        go_on.set()
+        thread.join()
+
+
+def _wait_for(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_n40_only_the_kernel_is_served() -> None:
     """N40, better than rdma-core: an answer to anybody else would carry a sequence number of the kernel's."""
     with running() as world:
