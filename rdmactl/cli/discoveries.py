@@ -9,6 +9,7 @@ Not here: words and statuses (`iseradm_discovery.py`, `discovery_run.py`), what 
 
 from __future__ import annotations
 
+from rdmactl.iscsi.portal_option import parse_option
 from rdmactl.records import operations
 from rdmactl.records.model import wire_record
 from rdmactl.records.operations import Changes, Found
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rdmactl.cli.iseradm_context import Context
+    from rdmactl.iscsi.portal_option import PortalOption
     from rdmactl.records.model import Record
 
 __all__ = ["Answer", "Answers", "ask", "keep", "source_of"]
@@ -56,11 +58,15 @@ def ask(context: Context, record: Record, iface: Record) -> Answer:
     from rdmactl.cli.iseradm_login import ask_daemon
 
     answer = ask_daemon(context, "Discover", {"record": wire_record({**iface, **record})}, _deadline_s(record))
-    portals = [
-        Found(target["name"], portal["address"], portal["port"], portal["tpgt"])
-        for target in answer["targets"]
-        for portal in target["portals"]
-    ]
+    known: dict[str, PortalOption | None] = {}  # most targets of a list share their portals
+    portals = []
+    for target in answer["targets"]:
+        for text in target["addresses"]:
+            if text not in known:
+                known[text] = parse_option(text)
+            portal = known[text]
+            if portal is not None:
+                portals.append(Found(target["name"], *portal))
     where = str(record["discovery.sendtargets.address"])
     return Answer(iface, portals, answer["skipped"], [f"{where}: {warning}" for warning in answer["warnings"]])
 

@@ -14,6 +14,7 @@ from asyncvarlink import LastResult, VarlinkInterface, varlinkmethod
 from rdmactl.control.interfaces import READ_DEADLINE_S, Caller, Failed, Failure, failure
 from rdmactl.errors import LocalError
 from rdmactl.initiator.claims import ADMINISTRATOR, Claims
+from rdmactl.iscsi.portal import target_address
 from rdmactl.records import conf
 from rdmactl.records.requests import discovery_request, isns_request, login_request
 
@@ -31,15 +32,13 @@ OBJECTS_MAX = 16384
 """Records or session ids in one call."""
 
 
-class Portal(TypedDict):
-    address: str
-    port: int
-    tpgt: int
-
-
 class Target(TypedDict):
+    """`addresses`: each portal as RFC 7143 writes a TargetAddress, "192.0.2.1:3260,1" with its portal group tag, or
+    "[2001:db8::1]:3260" where that is not known. There may be many thousand targets: a text is a third of an object.
+    """
+
     name: str
-    portals: list[Portal]
+    addresses: list[str]
 
 
 class Found(TypedDict):
@@ -132,9 +131,7 @@ class Initiator(VarlinkInterface, name="io.rdmactl.Initiator"):
         targets: list[Target] = [
             {
                 "name": target.name,
-                "portals": [
-                    {"address": portal.address, "port": portal.port, "tpgt": tpgt} for portal, tpgt in target.portals
-                ],
+                "addresses": [target_address(portal, tpgt) for portal, tpgt in target.portals],
             }
             for target in found.targets
         ]

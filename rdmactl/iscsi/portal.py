@@ -25,6 +25,7 @@ __all__ = [
     "Portal",
     "TargetAddress",
     "parse_target_address",
+    "target_address",
 ]
 
 DEFAULT_PORT = 3260
@@ -90,6 +91,11 @@ def parse_target_address(text: str) -> TargetAddress:
         address = address.partition("%")[0]
         warning = "has a zone, which means nothing outside the target; it is left out"
     return TargetAddress(Portal(address, port), tpgt, warning)
+
+
+def target_address(portal: Portal, tpgt: int) -> str:
+    """The inverse of `parse_target_address`."""
+    return str(portal) if tpgt == UNKNOWN_TPGT else f"{portal},{tpgt}"
 
 
 def _strict(text: str) -> tuple[str, int]:

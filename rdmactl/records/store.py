@@ -189,14 +189,16 @@ class Store:
         for node in nodes:
             check_words(node.target, node.address, node.iface)
         identities = [_identity(node) for node in nodes]
-        tagged = [(node.target, node.address, node.port) for node in nodes if node.tpgt != -1]
-        self._delete_all(" WHERE target = ? AND address = ? AND port = ? AND tpgt = -1", tagged)
-        self._delete_all(_WHERE_NODE, identities)
+        if self._select("SELECT 1 FROM nodes LIMIT 1"):
+            tagged = [(node.target, node.address, node.port) for node in nodes if node.tpgt != -1]
+            self._delete_all(" WHERE target = ? AND address = ? AND port = ? AND tpgt = -1", tagged)
+            self._delete_all(_WHERE_NODE, identities)
         profile = self._profile(format_record({k: v for k, v in record.items() if k not in _IDENTITY_KEYS}))
         rows = [
             (*identity, node.address, node.port, node.tpgt, source, profile)
             for identity, node in zip(identities, nodes, strict=True)
         ]
+        rows.sort()  # an index that grows at its end is written once
         self._execute_many(f"{_INSERT_NODE} ON CONFLICT DO NOTHING", rows)  # twice the same portal is one record
         for key, value in secrets_of(record):
             sql = "INSERT OR REPLACE INTO secrets (kind, id, key, value) SELECT 'node', id, ?, ? FROM nodes"

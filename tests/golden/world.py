@@ -23,7 +23,7 @@ from rdmactl.control.client import RemoteError
 from rdmactl.errors import Unavailable
 from rdmactl.initiator import sysfs
 from rdmactl.initiator.api import LoginRequest
-from rdmactl.iscsi.portal import Portal
+from rdmactl.iscsi.portal import Portal, target_address
 from rdmactl.isns.api import IsnsRequest
 from rdmactl.netlink.iscsi_stats import SESSION_COUNTERS
 from rdmactl.records.requests import discovery_request, isns_request, login_request
@@ -147,15 +147,14 @@ class World:
             # LIO lists what can be reached the same way: everything over TCP, iSER portals over iSER.
             portals = [portal for portal in target.portals if request.transport == "tcp" or portal == ISER_PORTAL]
             if portals:
-                listed = [{"address": p.address, "port": p.port, "tpgt": 1} for p in portals]
-                found.append({"name": name, "portals": listed})
+                found.append({"name": name, "addresses": [target_address(portal, 1) for portal in portals]})
         return found
 
     def query(self, request: IsnsRequest) -> list[dict[str, Any]]:
         if self.isns is None or request.server != ISNS_SERVER:
             raise RemoteError(f"{request.server} is no iSNS server", code="refused", err=25)
         return [
-            {"name": name, "portals": [{"address": p.address, "port": p.port, "tpgt": 1} for p in portals]}
+            {"name": name, "addresses": [target_address(portal, 1) for portal in portals]}
             for name, portals in self.isns.items()
         ]
 

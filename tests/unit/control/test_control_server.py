@@ -239,15 +239,7 @@ def test_the_interfaces_describe_themselves(tmp_path: Path) -> None:
 def test_discover(tmp_path: Path) -> None:
     async def scenario(dispatcher: FakeDispatcher) -> None:
         answer = await ask(tmp_path, "io.rdmactl.Initiator.Discover", {"record": DISCOVERY, "deadline_s": 5})
-        assert answer["targets"] == [
-            {
-                "name": "iqn.a",
-                "portals": [
-                    {"address": "fd00::1", "port": 3260, "tpgt": 1},
-                    {"address": "192.0.2.1", "port": 3261, "tpgt": -1},
-                ],
-            }
-        ]
+        assert answer["targets"] == [{"name": "iqn.a", "addresses": ["[fd00::1]:3260,1", "192.0.2.1:3261"]}]
         assert (answer["skipped"], answer["warnings"]) == (1, ["one entry has no name; left out"])
         request = dispatcher.initiator.discoveries[0]
         assert (request.portal, request.initiator_name) == (Portal("192.0.2.1", 3260), "iqn.host")

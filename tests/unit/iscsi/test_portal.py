@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rdmactl.errors import LocalError, PeerError
 from rdmactl.iscsi.names import check_name, name_problem, printable
-from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal, TargetAddress, parse_target_address
+from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal, TargetAddress, parse_target_address, target_address
 from rdmactl.iscsi.portal_option import parse_option
 
 
@@ -107,6 +107,15 @@ def test_str_and_parse_are_inverse(host: str, port: int) -> None:
     portal = Portal(host, port)
     assert Portal.parse(str(portal)) == portal
     assert parse_option(str(portal)) == (*portal, UNKNOWN_TPGT)
+
+
+@given(_hosts, st.integers(1, 65535), st.integers(-1, 65535))
+def test_target_addresses_are_read_as_written(host: str, port: int, tpgt: int) -> None:
+    """By who distrusts them, and by front ends, which know who wrote them."""
+    text = target_address(Portal(host, port), tpgt)
+    assert parse_option(text) == (host, port, tpgt)
+    if "%" not in host:  # a zone means nothing elsewhere
+        assert parse_target_address(text) == TargetAddress(Portal(host, port), tpgt)
 
 
 @pytest.mark.parametrize(
