@@ -119,6 +119,8 @@ class _Query:
         else:
             if data:
                 self._engine.receive(data, self._lane.now())
+                while self._engine.work(self._lane.now()):  # noqa: ASYNC110, it is work, not waiting
+                    await asyncio.sleep(0)
             else:
                 self._engine.closed(self._lane.now())
 

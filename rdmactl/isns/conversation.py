@@ -12,7 +12,7 @@ import struct
 from typing import NamedTuple
 
 from rdmactl.errors import PeerError
-from rdmactl.isns.pdu import RESPONSE, Assembler, Function, Message, Pdu, StreamDecoder, encode
+from rdmactl.isns.pdu import RESPONSE, SMALL_MESSAGE_BYTES, Assembler, Function, Message, Pdu, StreamDecoder, encode
 from rdmactl.isns.requests import Request
 
 __all__ = ["Answer", "Conversation", "read_status"]
@@ -31,11 +31,11 @@ class Answer(NamedTuple):
 
 
 class Conversation:
-    """One connection."""
+    """One connection. Messages are small, unless `expect` says that a long one is to come."""
 
     def __init__(self) -> None:
         self._decoder = StreamDecoder()
-        self._assembler = Assembler()
+        self._assembler = Assembler(SMALL_MESSAGE_BYTES)
         self._open: dict[int, Function] = {}  # function asked for, by transaction
         self._transaction = 0
         self._ignored = 0
@@ -55,6 +55,10 @@ class Conversation:
         self._open[self._transaction] = request.function
         message = Message(request.function, self._transaction, request.payload, request.flags)
         return self._transaction, encode(message)
+
+    def expect(self, max_message_bytes: int) -> None:
+        """How long messages may be from now on."""
+        self._assembler.max_message_bytes = max_message_bytes
 
     def forget(self) -> None:
         """Nobody waits for the open answers any more."""

@@ -22,6 +22,7 @@ __all__ = [
     "HEADER_BYTES",
     "MAX_MESSAGE_BYTES",
     "RESPONSE",
+    "SMALL_MESSAGE_BYTES",
     "Assembler",
     "Flag",
     "Function",
@@ -38,6 +39,7 @@ _VERSION = 1
 RESPONSE = 0x8000
 """The bit that makes a function's number that of its answer."""
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # some 100,000 targets with a portal each
+SMALL_MESSAGE_BYTES = 256 * 1024  # whatever is no list; read in one go
 _MAX_PAYLOAD_BYTES = 65532  # the longest the length field can say, as a multiple of 4
 _MAX_SEGMENTS = 65536  # the sequence field counts no further
 _MAX_OPEN = 8  # messages begun and not ended
@@ -182,9 +184,13 @@ def _pdu(data: bytes) -> Pdu:
 
 
 class Assembler:
-    """Joins PDUs to messages. What begins in the middle and says so by its number is an error, not a message."""
+    """Joins PDUs to messages. What begins in the middle and says so by its number is an error, not a message.
 
-    def __init__(self) -> None:
+    `max_message_bytes` is the limit of everything that has begun and not ended.
+    """
+
+    def __init__(self, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self.max_message_bytes = max_message_bytes
         self._open: dict[tuple[int, int], list[Pdu]] = {}
         self._bytes = 0
         self.ignored = 0
@@ -203,8 +209,8 @@ class Assembler:
         parts = parts or []
         parts.append(pdu)
         self._bytes += len(pdu.payload)
-        if self._bytes > MAX_MESSAGE_BYTES:
-            raise PeerError(f"an answer of more than {MAX_MESSAGE_BYTES} bytes", code="isns-limit")
+        if self._bytes > self.max_message_bytes:
+            raise PeerError(f"a message of more than {self.max_message_bytes} bytes", code="isns-limit")
         if not pdu.flags & Flag.LAST:
             self._keep(key, parts)
             return None

@@ -4,6 +4,7 @@
     engine = QueryEngine(config)
     engine.connected(now)                     # again after each Reconnect
     ... engine.receive(data, now); engine.tick(now) at engine.wake_at(); engine.closed(now)
+    while engine.work(now): ...               # a long list is read a little at a time
     for item in engine.take_output(): ...     # bytes to send, or an event
 
 Exactly one of `QueryDone` and `QueryFailed` ends a query; then close the connection.
@@ -16,6 +17,7 @@ Not here: sockets, registrations that stay (`registration.py`). Defined by RFC 4
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rdmactl.errors import PeerError
@@ -23,6 +25,7 @@ from rdmactl.iscsi.errors import IscsiErr
 from rdmactl.iscsi.names import printable
 from rdmactl.isns.attributes import Attribute, Tag, read_text, unpack
 from rdmactl.isns.conversation import Answer, Conversation
+from rdmactl.isns.pdu import MAX_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
 from rdmactl.isns.query_states import ENDED, QueryInput, QueryState, advance
 from rdmactl.isns.requests import (
     Request,
@@ -40,6 +43,7 @@ __all__ = ["QueryConfig", "QueryDone", "QueryEngine", "QueryEvent", "QueryFailed
 MAX_STEPS = 100_000
 """Names asked for one by one: beyond it a server repeats itself."""
 _MAX_NAME_BYTES = 1024  # of one that is sent back to ask for the next: bad names are walked over, too
+_END = object()
 _AT_ONCE = 16  # queries for portals without answer: each answer fits into a server's buffer
 _UNREGISTERED = (Status.SOURCE_UNKNOWN, Status.SOURCE_ABSENT, Status.SOURCE_UNAUTHORIZED)
 _TOO_LARGE = (Status.UNKNOWN_ERROR, Status.INTERNAL_ERROR, Status.BUSY)
@@ -102,6 +106,7 @@ class QueryEngine:
         self._walked_by: dict[bytes, None] = {}  # names as the server has them, in its order, good or bad
         self._unasked = list(reversed(dict.fromkeys(config.names)))  # whose portals are not known, the next one last
         self._asking: dict[int, str] = {}  # name by transaction
+        self._reading: Iterator[None] | None = None  # of a list that has come
         self._registered = False
         self._resume = QueryState.START  # what to go back to when registered
         self._answer_by = 0.0
@@ -127,6 +132,7 @@ class QueryEngine:
         self.tick(now)
         if self._state in ENDED:
             return
+        self._read_on(now)
         try:
             for item in self._conversation.receive(data):
                 if isinstance(item, Answer) and self._state not in ENDED:
@@ -134,8 +140,22 @@ class QueryEngine:
         except PeerError as error:
             self._broken(error)
 
+    def work(self, now: float) -> bool:
+        """Read on in a list that has come; whether there is more of it."""
+        if self._reading is None:
+            return False
+        try:
+            if next(self._reading, _END) is _END:
+                self._reading = None
+                self._complete(now)
+        except PeerError as error:
+            self._reading = None
+            self._broken(error)
+        return self._reading is not None
+
     def closed(self, now: float, what: str = "the server closed the connection") -> None:
         """The connection ended; `what` says how."""
+        self._read_on(now)
         partial = self._conversation.partial()
         if self._state is QueryState.LEAVE:
             self._finish()
@@ -152,8 +172,10 @@ class QueryEngine:
         wake_at = self.wake_at()
         if wake_at is None or now < wake_at:
             return
+        self._read_on(now)
         if self._state is QueryState.LEAVE:
             self._finish()
+        if self._state in ENDED:
             return
         partial = self._conversation.partial()
         inside = f" ({partial[0]} of {partial[1]} bytes of a message)" if partial else ""
@@ -177,6 +199,8 @@ class QueryEngine:
     def _ask(self, now: float) -> None:
         """What the state wants to know."""
         source = self._config.initiator_name
+        whole = self._state is QueryState.LIST
+        self._conversation.expect(MAX_MESSAGE_BYTES if whole else SMALL_MESSAGE_BYTES)
         match self._state:
             case QueryState.LIST:
                 self._send(query_targets(source), now)
@@ -241,8 +265,13 @@ class QueryEngine:
             return
         if answer.status != Status.SUCCESSFUL:
             raise refusal(answer.status, self._state.value)
-        self._reader.receive(answer)
-        self._complete(now)
+        self._reading = self._reader.read(answer)
+        self.work(now)
+
+    def _read_on(self, now: float) -> None:
+        """To the end, where nobody has time to spare for `work`."""
+        while self.work(now):
+            pass
 
     def _walked(self, answer: Answer, now: float) -> None:
         if answer.status == Status.NO_SUCH_ENTRY:

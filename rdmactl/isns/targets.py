@@ -11,6 +11,7 @@ Not here: asking (`query.py`). Defined by RFC 4171 sections 3.4, 5.6.5.2 and 6.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from rdmactl.errors import PeerError
@@ -26,6 +27,7 @@ MAX_TARGETS = 200_000
 MAX_PORTALS = 1_000_000
 _MAX_TAG = 0xFFFF
 _MAX_PORT = 0xFFFF
+_AT_A_TIME = 4096  # attributes: some ten milliseconds
 _MAX_WARNINGS = 100  # kept as sentences; the count goes on
 
 PortalOfGroup = tuple[Portal, int]
@@ -96,11 +98,18 @@ class TargetReader:
 
     def receive(self, answer: Answer) -> None:
         """Take a whole answer. PeerError when it is malformed; what was read of it is then of no use."""
+        for _ in self.read(answer):
+            pass
+
+    def read(self, answer: Answer) -> Iterator[None]:
+        """The same a little at a time: a long answer takes seconds, and other work waits for none of it."""
         listed = False
-        for attribute in unpack(answer.payload, answer.start):
+        for count, attribute in enumerate(unpack(answer.payload, answer.start), 1):
             if listed:
                 self._take(attribute)
             listed = listed or attribute.tag == Tag.DELIMITER
+            if not count % _AT_A_TIME:
+                yield
         self._end_node()
 
     def known(self, name: str) -> str | None:

@@ -139,7 +139,7 @@ async def from_the_web(reader: asyncio.StreamReader, writer: asyncio.StreamWrite
         (closing, "closed the connection before the query for the next target was answered"),
         (resetting, "before the query for the next target was answered"),
         (half_a_header, "inside a message (5 of 12 bytes)"),
-        (endless, "an answer of more than 16777216 bytes"),
+        (endless, "a message of more than 16777216 bytes"),
         (from_the_web, "is no iSNS message"),
     ],
 )

@@ -16,11 +16,11 @@ from rdmactl.iscsi.errors import IscsiErr
 from rdmactl.iscsi.portal import Portal
 from rdmactl.isns.attributes import DELIMITER, Attribute, Tag, of_number, of_text, pack
 from rdmactl.isns.pdu import Flag, Function, Message, Pdu, StreamDecoder, encode
-from rdmactl.isns.query import QueryConfig, QueryEngine
+from rdmactl.isns.query import QueryConfig, QueryDone, QueryEngine
 from rdmactl.isns.query_states import ENDED, TRANSITIONS, QueryInput, QueryState, advance
 from rdmactl.isns.status import Status
 from rdmactl.isns.targets import IsnsTarget
-from tests.fake.isns_server import FakeIsnsServer, Node, answer_of, node_attributes
+from tests.fake.isns_server import Connection, FakeIsnsServer, Node, answer_of, node_attributes
 
 from .support import INITIATOR, T1, T2, failed, listed
 
@@ -183,6 +183,50 @@ def test_124_a_long_answer_in_one_pdu_and_in_many() -> None:
     assert len(listed(FakeIsnsServer(MANY)).targets) == 190
     one = FakeIsnsServer(MANY, twist=lambda _, answer: encode(answer, 4096))
     assert len(listed(one).targets) == 190
+
+
+def test_124_a_long_list_is_read_a_little_at_a_time() -> None:
+    nodes = {f"{T1}.{number:05}": Node([HERE]) for number in range(3000)}
+    engine, connection = QueryEngine(QueryConfig(INITIATOR)), Connection(FakeIsnsServer(nodes))
+    engine.connected(0.0)
+    (request,) = engine.take_output()
+    assert isinstance(request, bytes)
+    engine.receive(connection.receive(request), 0.1)
+    steps = 0
+    while engine.work(0.1):
+        assert not engine.take_output()
+        steps += 1
+    assert steps >= 4
+    (done,) = engine.take_output()
+    assert isinstance(done, QueryDone)
+    assert len(done.found.targets) == 3000
+
+
+@pytest.mark.parametrize("end", ["closed", "receive", "tick"])
+def test_124_a_list_that_has_come_counts_whatever_happens_then(end: str) -> None:
+    nodes = {f"{T1}.{number:05}": Node([HERE]) for number in range(3000)}
+    engine, connection = QueryEngine(QueryConfig(INITIATOR)), Connection(FakeIsnsServer(nodes))
+    engine.connected(0.0)
+    (request,) = engine.take_output()
+    assert isinstance(request, bytes)
+    engine.receive(connection.receive(request), 0.1)
+    if end == "closed":
+        engine.closed(0.2)
+    elif end == "receive":
+        engine.receive(b"more", 0.2)
+    else:
+        engine.tick(1000.0)
+    (done,) = engine.take_output()
+    assert isinstance(done, QueryDone)
+
+
+def test_125_only_lists_may_be_long() -> None:
+    def twist(request: Message, answer: Message) -> bytes:
+        if request.function == Function.DEV_ATTR_QRY:
+            return encode(answer_of(request, Status.INTERNAL_ERROR))
+        return encode(answer._replace(payload=bytes(300_000)))
+
+    assert "more than 262144 bytes" in failed(FakeIsnsServer({T1: Node([HERE])}, twist=twist)).message
 
 
 def test_125_segments_without_end() -> None:
