@@ -36,12 +36,12 @@ PARSERS: dict[str, tuple[bytes, Callable[[bytes], object], object]] = {
     "ADD_MAPPING": (
         payload(say.add_mapping(3, LOCAL, 1)),
         lambda data: rdma.parse_add_mapping(data, 4),
-        rdma.AddMapping(LOCAL, 1),
+        (LOCAL, 1),
     ),
     "ADD_MAPPING version 3": (
         payload(say.add_mapping(3, LOCAL, None)),
         lambda data: rdma.parse_add_mapping(data, 3),
-        rdma.AddMapping(LOCAL, 0),
+        (LOCAL, 0),
     ),
     "QUERY_MAPPING": (
         payload(say.query_mapping(3, LOCAL, REMOTE, 1)),
