@@ -18,6 +18,8 @@ import contextlib
 import logging
 import os
 import socket
+from collections.abc import Coroutine
+from typing import Any
 
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator.connect import resolve
@@ -60,6 +62,7 @@ class Watch:
         self._unverified: list[Changed] = []
         self._something_unverified = asyncio.Event()
         self._awake = asyncio.Event()
+        self._verifying: asyncio.Task[None] | None = None
         self._connection: asyncio.Task[None] | None = None
         self._sock: socket.socket | None = None
         self._heard_from: set[str] = set()
@@ -74,12 +77,12 @@ class Watch:
             self._engine = engine = RegistrationEngine(
                 self._registration(port.number), senders, random_bytes=os.urandom
             )
-            verifying = asyncio.create_task(self._verify())
+            self._verifying = self._task(self._verify())
             try:
                 engine.start(self._lane.now())
                 await self._attend(engine)
             finally:
-                verifying.cancel()
+                self._verifying.cancel()
                 engine.stop(self._lane.now())
                 await self._attend(engine)
                 self._disconnect()
@@ -161,6 +164,9 @@ class Watch:
                     self._follow(engine, item)
             if engine.state is RegistrationState.ENDED:
                 return
+            for task in (self._verifying, self._connection):
+                if task is not None and task.done() and not task.cancelled():
+                    task.result()  # what nobody has foreseen ends the watch, where it is seen
             wake_at = engine.wake_at()
             self._awake.clear()
             with contextlib.suppress(TimeoutError):
@@ -168,11 +174,16 @@ class Watch:
                     await self._awake.wait()
             engine.tick(self._lane.now())
 
+    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._awake.set())
+        return task
+
     def _follow(self, engine: RegistrationEngine, event: RegistrationEvent) -> None:
         server = self._config.server
         match event:
             case Connect() if self._connection is None or self._connection.done():
-                self._connection = asyncio.create_task(self._converse(engine))
+                self._connection = self._task(self._converse(engine))
             case Disconnect():
                 self._disconnect()
             case Registered():

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from rdmactl.errors import PeerError
 from rdmactl.iscsi.names import name_problem
-from rdmactl.isns.attributes import Attribute, Tag, pack, read_address, read_number, read_text, unpack
+from rdmactl.isns.attributes import Attribute, Tag, of_address, pack, read_address, read_number, read_text, unpack
 from rdmactl.isns.conversation import Answer, Conversation, read_status
 from rdmactl.isns.notices import Notices
 from rdmactl.isns.pdu import MAX_MESSAGE_BYTES, Assembler, Message, Pdu, StreamDecoder, encode, parse_datagram
@@ -79,6 +80,15 @@ def test_bytes(reader: Callable[[bytes], object], data: bytes) -> None:
 @given(ATTRIBUTES)
 def test_attributes_are_read_as_they_were_written(attributes: list[Attribute]) -> None:
     assert list(unpack(pack(attributes))) == attributes
+
+
+@given(st.ip_addresses())
+def test_addresses_are_read_as_they_were_written(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> None:
+    """But for IPv6 addresses that mean an IPv4 one, in the form of the standard or in that of open-isns."""
+    value = int(address)
+    means_ipv4 = address.version == 6 and (value >> 32 == 0xFFFF or (value >> 32 == 0 and value > 1))
+    read = read_address(of_address(Tag.PORTAL_IP, str(address)))
+    assert read == str(ipaddress.IPv4Address(value & 0xFFFFFFFF) if means_ipv4 else address)
 
 
 @given(ATTRIBUTES)
