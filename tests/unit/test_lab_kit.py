@@ -74,7 +74,7 @@ def test_the_runner_reads_a_files_options(tmp_path: Path) -> None:
     file.write_text('# SPDX\n# lab: --hosts 2 --timeout 30\n"""Doc."""\n')
     assert lab_tests.lab_options(file) == ["--hosts", "2", "--timeout", "30"]
     file.write_text('"""Doc."""\n')
-    assert lab_tests.lab_options(file) == ["--timeout", "300"]
+    assert lab_tests.lab_options(file) == ["--timeout", "900"]
 
 
 def lab(*words: str) -> subprocess.CompletedProcess[str]:
