@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.errors import StoreError
 from rdmactl.iscsi.names import printable
-from rdmactl.records.files import is_component, link_name, parse_file, portal_parts
+from rdmactl.records.files import is_component, link_name, parse_file, portal_parts, source_directory
 from rdmactl.records.model import discovery_table, iface_table, node_table, plain
 from rdmactl.records.operations import SPECIAL_IFACES, source_of
 from rdmactl.records.store import NodeId
@@ -110,6 +110,7 @@ def read_tree(root: str) -> Tree:
         reader.read_discoveries(type, directory)
     for directory in ("static", "fw"):
         reader.read_links((directory,), directory)
+    reader.linked = bool(reader.links)
     reader.read_nodes()
     reader.name_unused_links()
     return Tree(reader.nodes, reader.discoveries, reader.ifaces, reader.problems)
@@ -124,6 +125,8 @@ class _Reader:
         self.problems: list[str] = []
         self.seen: set[NodeId] = set()
         self.links: dict[str, dict[str, str]] = {}  # name of link: source to path
+        self.linked = True
+        """Whether the tree has links. A copy may have lost them: then the records' own words tell their sources."""
 
     def complain(self, path: tuple[str, ...], text: str) -> None:
         self.problems.append(f"{printable(os.path.join(self.root, *path))}: {text}")
@@ -257,8 +260,9 @@ class _Reader:
         name = link_name(node.target, node.address, node.port, node.tpgt, node.iface)
         sources = self.links.pop(name, {})
         own = source_of(record).text
-        unlinked = "static" if own == "static" and node.tpgt == -1 else ""  # these never have a link
-        source = own if own in sources else next(iter(sources), unlinked)
+        never_linked = own == "static" and node.tpgt == -1
+        told = own if never_linked or (not self.linked and source_directory(own)) else ""
+        source = own if own in sources else next(iter(sources), told)
         for other, link in sources.items():
             if other != source:
                 self.complain((link,), "is a second link to a record, which belongs to one source; it was left out")

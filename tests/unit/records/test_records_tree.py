@@ -227,6 +227,16 @@ def test_links_that_lead_nowhere_or_twice_are_named(tmp_path: Path) -> None:
     ]
 
 
+def test_a_copy_that_has_lost_its_links_keeps_its_sources(tmp_path: Path) -> None:
+    """As `scp -r` or a backup makes it. With a single link in it the tree is whole, and what has none has no source."""
+    sent = "node.discovery_type = send_targets\nnode.discovery_address = 192.0.2.9\nnode.discovery_port = 3260\n"
+    write(tmp_path, "nodes/iqn.a/192.0.2.1,3260,1/default", NODE.format("iqn.a") + "node.discovery_type = static\n")
+    write(tmp_path, "nodes/iqn.b/192.0.2.1,3260,1/default", NODE.format("iqn.b") + sent)
+    assert [source for _, _, source in read_tree(str(tmp_path)).nodes] == ["static", "send_targets 192.0.2.9,3260"]
+    link(tmp_path, "static/iqn.a,192.0.2.1,3260,1,default")
+    assert [source for _, _, source in read_tree(str(tmp_path)).nodes] == ["static", ""]
+
+
 def test_links_are_never_followed(tmp_path: Path) -> None:
     write(tmp_path, "elsewhere/192.0.2.1,3260,1/default", NODE.format("iqn.a"))
     (tmp_path / "etc/nodes").mkdir(parents=True)
@@ -350,9 +360,10 @@ def test_any_store_survives_export_and_import(rows: list[tuple[str, str, int, st
                     store.write_node(node, {"iface.iscsi_ifacename": iface, "node.password": Secret("x")}, kept)
         assert exported(one, out) == []
         out.mkdir(exist_ok=True)
+        linked = any(path.is_symlink() for path in out.rglob("*"))
         imported(out, other)
         with Store(str(one)) as store, Store(str(other)) as again:
             assert again.nodes() == store.nodes()
             for node in store.nodes():
                 assert again.node(node) == store.node(node)
-                assert again.source(node) == store.source(node)
+                assert again.source(node) == (store.source(node) or ("" if linked else "static"))
