@@ -31,6 +31,7 @@ MISSED_S = 10.0
 """The least time these answers span, however fast the record polls."""
 
 _FIRST_PAUSE_S = 30.0
+_DOUBLINGS_MAX = 16
 _LONGEST_PAUSE_S = 600.0  # between attempts to log in to a target that refuses: accounts can be locked by many
 
 
@@ -109,13 +110,18 @@ class Care:
             if known.named and not known.missed and place not in present and now >= known.try_at
         ]
 
-    def login_failed(self, place: Place, now: float) -> None:
-        """A wanted place did not let us in. It is wanted again after a pause that doubles each time."""
+    def login_failed(self, place: Place, now: float) -> bool:
+        """A wanted place did not let us in. It is wanted again after a pause that doubles each time.
+
+        Whether this is news: the first time since it had a session, or was named at all.
+        """
         known = self._places.get(place)
         if known is None:
-            return
+            return True
+        first = not known.failures
         known.try_at = now + min(_FIRST_PAUSE_S * 2**known.failures, _LONGEST_PAUSE_S)
-        known.failures = min(known.failures + 1, 16)
+        known.failures = min(known.failures + 1, _DOUBLINGS_MAX)
+        return first
 
     def gone(self, now: float) -> list[Place]:
         """Places that have been missing for long enough."""

@@ -223,8 +223,8 @@ class Watcher:
             log.info("%s: logged in to %s, session %d", self.watched, request, sid)
         except RdmactlError as error:
             if not (isinstance(error, IscsiFailure) and error.err is IscsiErr.SESS_EXISTS):
-                log.warning("%s: %s", self.watched, error)
-                self.care.login_failed(place, self._lane.now())
+                first = self.care.login_failed(place, self._lane.now())
+                log.log(logging.WARNING if first else logging.DEBUG, "%s: %s", self.watched, error)
         finally:
             del self._logins[place]
             self._woken.set()

@@ -525,7 +525,7 @@ def test_an_interface_that_fails_takes_nothing_away(bench: Bench) -> None:
     bench.run(scenario)
 
 
-def test_a_target_that_refuses_is_asked_less_and_less_often(bench: Bench) -> None:
+def test_a_target_that_refuses_is_asked_less_and_less_often(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.watch()
     bench.initiator.has(A, B)
     bench.initiator.refuses[B] = IscsiFailure(IscsiErr.LOGIN_AUTH_FAILED, "wrong secret")
@@ -539,6 +539,7 @@ def test_a_target_that_refuses_is_asked_less_and_less_often(bench: Bench) -> Non
         assert bench.initiator.targets == [A, B]
 
     bench.run(scenario)
+    assert caplog.text.count("wrong secret") == 1
 
 
 def test_a_session_that_exists_already_is_no_failure(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:

@@ -76,8 +76,8 @@ def test_sessions_from_before_are_not_made_again_but_may_go() -> None:
 def test_a_login_that_fails_is_tried_again_less_and_less_often() -> None:
     care, now = told(answer(A))
     pauses = []
-    for _ in range(8):
-        care.login_failed(A, now)
+    for turn in range(8):
+        assert care.login_failed(A, now) is (turn == 0)
         assert care.wanted((), now) == []
         wake_at = care.wake_at()
         assert wake_at is not None
