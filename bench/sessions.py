@@ -256,9 +256,12 @@ def few_and_silent(tools: Tools, transport: str, count: int) -> dict[str, float]
 
 
 def timed(action: Callable[[], object]) -> float:
+    """Seconds; also to standard error, for who waits."""
     begin = time.monotonic()
     action()
-    return time.monotonic() - begin
+    took_s = time.monotonic() - begin
+    print(f"{took_s:.3f} s", file=sys.stderr, flush=True)
+    return took_s
 
 
 def log_in(tools: Tools, count: int) -> None:
