@@ -58,7 +58,7 @@ class FakeLibrary:
         self.sent: list[bytes] = []
         self.posted: deque[int] = deque()
         self._events: deque[tuple[int, int, int, bytes]] = deque()
-        self._completions: deque[tuple[int, int, int]] = deque()
+        self._completions: deque[tuple[int, int, int, int]] = deque()
         self._device_events: deque[int] = deque()
         self._memory: list[Any] = []
         self._fds = [os.eventfd(0, os.EFD_NONBLOCK) for _ in range(3)]
@@ -79,6 +79,10 @@ class FakeLibrary:
     def complete(self, status: int) -> None:
         self._complete(self.posted.popleft(), status, 0)
 
+    def invalidate(self) -> None:
+        """A message that invalidates a region of ours."""
+        self._complete(self.posted.popleft(), 0, 0, invalidated=1)
+
     def device_event(self, kind: int) -> None:
         self._device_events.append(kind)
         os.eventfd_write(self._fds[2], 1)
@@ -87,8 +91,8 @@ class FakeLibrary:
         for fd in self._fds:
             os.close(fd)
 
-    def _complete(self, wr_id: int, status: int, length: int) -> None:
-        self._completions.append((wr_id, status, length))
+    def _complete(self, wr_id: int, status: int, length: int, *, invalidated: int = 0) -> None:
+        self._completions.append((wr_id, status, length, invalidated))
         os.eventfd_write(self._fds[1], 1)
 
     def _did(self, name: str) -> int:
@@ -176,8 +180,8 @@ class FakeLibrary:
     def cq_poll(self, cq: Any, out: bytearray, count: int) -> int:
         taken = min(count, len(self._completions))
         for index in range(taken):
-            wr_id, status, length = self._completions.popleft()
-            _COMPLETION.pack_into(out, index * _COMPLETION.size, wr_id, status, length, 0, 0)
+            wr_id, status, length, invalidated = self._completions.popleft()
+            _COMPLETION.pack_into(out, index * _COMPLETION.size, wr_id, status, length, 0, invalidated)
         return taken
 
     def qp_post_sends(

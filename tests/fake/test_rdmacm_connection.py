@@ -134,6 +134,20 @@ def test_a_completion_that_failed_ends_it(lib: FakeLibrary, status: int, words: 
     run(scenario)
 
 
+def test_an_invalidation_that_was_not_allowed_ends_it(lib: FakeLibrary) -> None:
+    """Our private data says that we cannot; memory of ours may be unusable now."""
+
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.deliver(b"before")
+        lib.invalidate()
+        assert await connection.receive() == b"before"
+        with pytest.raises(PeerError, match="invalid"):
+            await connection.receive()
+
+    run(scenario)
+
+
 def test_suspicion_passes_when_a_message_comes(lib: FakeLibrary) -> None:
     async def scenario(connection: Connection) -> None:
         await connect(connection, lib)
