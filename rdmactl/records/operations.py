@@ -383,8 +383,7 @@ def delete_stale(
     Those in use stay and are returned. With `preserve`, those that were changed since they were made stay as well. A
     discovery through other interfaces than before takes the place of the earlier.
     """
-    here = set(found)
-    stale = [node for node in _found_before(store, source) if node not in here]
+    stale = _found_before(store, source, found)
     if preserve:
         stale = [node for node in stale if not store.is_changed(node)]
     kept = [node for node in stale if in_use(node)]
@@ -392,10 +391,10 @@ def delete_stale(
     return kept
 
 
-def _found_before(store: Store, source: Source) -> list[NodeId]:
-    """The records of a source; among those no discovery record claims, the ones that name it."""
-    nodes = store.nodes_of_source(source.text) if source.recorded else []
-    for node in store.nodes_of_source("isns") if source.type == "isns" else ():
+def _found_before(store: Store, source: Source, found: Collection[NodeId]) -> list[NodeId]:
+    """The records of a source but for those `found`; among those no discovery record claims, the ones that name it."""
+    nodes = store.nodes_of_source(source.text, without=found) if source.recorded else []
+    for node in store.nodes_of_source("isns", without=found) if source.type == "isns" else ():
         record = store.node(node)
         if record is not None and source_of(record)[:3] == source[:3]:
             nodes.append(node)

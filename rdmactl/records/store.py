@@ -157,9 +157,14 @@ class Store:
         """Which node records there are, in iscsiadm's order; None is no condition."""
         return self._nodes(*_where(target=target, address=address, port=port, iface=iface))
 
-    def nodes_of_source(self, source: str) -> list[NodeId]:
+    def nodes_of_source(self, source: str, *, without: Iterable[NodeId] = ()) -> list[NodeId]:
         """Those found by one discovery, or of one kind: "static", "fw", "send_targets ADDRESS,PORT"."""
-        return self._nodes(" WHERE source = ?", (source,))
+        others = {_identity(node) for node in without}
+        if not others:
+            return self._nodes(" WHERE source = ?", (source,))
+        rows = self._select("SELECT target, portal, iface FROM nodes WHERE source = ?", (source,))
+        left = [row for row in rows if row not in others]
+        return [node for row in left for node in self._nodes(_WHERE_NODE, row)]
 
     def source(self, node: NodeId) -> str | None:
         """Where a node record comes from; "" for one that no discovery and no command claims, None if there is none."""
