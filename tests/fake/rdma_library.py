@@ -87,6 +87,15 @@ class FakeLibrary:
         self._device_events.append(kind)
         os.eventfd_write(self._fds[2], 1)
 
+    def reset(self) -> None:
+        """Forget what has not been read and what was posted, for another connection."""
+        self._events.clear()
+        self._completions.clear()
+        self.posted.clear()
+        self._memory.clear()
+        for which in range(len(self._fds)):
+            self._clear(which)
+
     def close(self) -> None:
         for fd in self._fds:
             os.close(fd)

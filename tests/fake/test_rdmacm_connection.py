@@ -59,12 +59,17 @@ async def connect(
 ) -> None:
     """Connect, with the kernel answering each step, the last one by `last`."""
     attempt = asyncio.ensure_future(connection.connect(SockAddr.parse(PEER), b"\xc0\0\0\0"))
-    for state, event in ((State.ADDRESS, CmEvent.ADDR_RESOLVED), (State.ROUTE, CmEvent.ROUTE_RESOLVED)):
-        await reach(connection, state)
-        lib.emit(event)
-    await reach(connection, State.CONNECT)
-    lib.emit(last, status, b"\xc0")
-    await attempt
+    try:
+        for state, event in ((State.ADDRESS, CmEvent.ADDR_RESOLVED), (State.ROUTE, CmEvent.ROUTE_RESOLVED)):
+            await reach(connection, state)
+            lib.emit(event)
+        await reach(connection, State.CONNECT)
+        lib.emit(last, status, b"\xc0")
+        await attempt
+    except asyncio.CancelledError:
+        attempt.cancel()
+        await asyncio.gather(attempt, return_exceptions=True)
+        raise
 
 
 async def reach(connection: Connection, state: State) -> None:
@@ -299,6 +304,54 @@ def test_a_call_that_blocks_is_left_alone(lib: FakeLibrary, monkeypatch: pytest.
         assert connection.state is State.CLOSED
 
     asyncio.run(inside())
+
+
+PAIRS = [
+    ("cm_open", "cm_close"),
+    ("cm_create_id", "cm_destroy_id"),
+    ("pd_alloc", "pd_free"),
+    ("completion_channel_open", "completion_channel_close"),
+    ("cq_create", "cq_destroy"),
+    ("cm_create_qp", "cm_destroy_qp"),
+    ("mr_register", "mr_free"),
+]
+
+
+@pytest.mark.parametrize("iwarp", [False, True], ids=["RoCE", "iWARP"])
+def test_cancelled_at_each_turn_everything_is_given_back(lib: FakeLibrary, iwarp: bool) -> None:
+    """Connecting, sending and receiving are cancelled after each number of turns of the loop they take, and a few more.
+
+    Where a thread is waited for, nobody knows how many turns that takes: then after twice as many each time.
+    """
+    lib.iwarp = iwarp
+    finished = 0
+    for turns in (*range(60), *(60 << doubled for doubled in range(1, 12))):
+        lib.calls.clear()
+
+        async def scenario(connection: Connection, turns: int = turns) -> None:
+            nonlocal finished
+
+            async def use() -> None:
+                nonlocal finished
+                await connect(connection, lib)
+                await connection.send(b"question")
+                lib.deliver(b"answer")
+                assert await connection.receive() == b"answer"
+                finished += 1
+                await connection.receive()
+
+            task = asyncio.ensure_future(use())
+            for _ in range(turns):
+                await turn()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+        run(scenario)
+        lib.reset()
+        assert {pair: lib.calls.count(pair[0]) - lib.calls.count(pair[1]) for pair in PAIRS} == dict.fromkeys(PAIRS, 0)
+        if finished > 3:
+            return
+    raise AssertionError("it was never done")
 
 
 def test_using_it_before_it_is_up(lib: FakeLibrary) -> None:
