@@ -15,23 +15,26 @@ from __future__ import annotations
 
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 
-__all__ = ["ADMINISTRATOR", "Claims", "checked", "with_claim", "without_claim"]
+__all__ = ["ADMINISTRATOR", "AUTOMATIC", "NAME_MAX", "Claims", "checked", "with_claim", "without_claim"]
 
 Claims = tuple[str, ...]
 """By age, the first one first; never empty while the session lives."""
 
 ADMINISTRATOR = "administrator"
-_NAME_MAX = 128
+AUTOMATIC = "discovery:"
+"""What claims of discovery records begin with. Nobody stands behind them: an administrator's logout is theirs, too."""
+
+NAME_MAX = 128
 
 
 def checked(name: str) -> str:
     """`name`, if it can be one; IscsiFailure (7)."""
     fits = name.isascii() and name.isprintable() and name == name.strip() and "," not in name
-    if not fits or not 0 < len(name) <= _NAME_MAX:
+    if not fits or not 0 < len(name) <= NAME_MAX:
         raise IscsiFailure(
             IscsiErr.INVAL,
-            f"{name[:_NAME_MAX]!r} cannot be the name of a claim",
-            hint=f"use 1 to {_NAME_MAX} printable ASCII characters, without commas and without blanks at the ends",
+            f"{name[:NAME_MAX]!r} cannot be the name of a claim",
+            hint=f"use 1 to {NAME_MAX} printable ASCII characters, without commas and without blanks at the ends",
         )
     return name
 
@@ -43,10 +46,13 @@ def with_claim(claims: Claims, name: str) -> Claims:
 
 def without_claim(claims: Claims, name: str, session: str) -> Claims:
     """What is left when `name` gives its claim up; IscsiFailure (28) when it holds none, so that others do."""
+    left = tuple(each for each in claims if each != name)
+    if name == ADMINISTRATOR and all(each.startswith(AUTOMATIC) for each in left):
+        return ()
     if name not in claims:
         raise IscsiFailure(
             IscsiErr.BUSY,
             f"{session} stays: it is claimed by {', '.join(claims)}, not by {name}",
             hint="rdmactl session release with --claim gives that claim up, with --everybody all of them",
         )
-    return tuple(each for each in claims if each != name)
+    return left

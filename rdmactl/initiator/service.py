@@ -178,7 +178,7 @@ class InitiatorService:
         """
         checked(claim)
         session = await self._settled(sid)
-        if session is not None and safe and (everybody or session.claims == (claim,)):
+        if session is not None and safe and (everybody or not without_claim(session.claims, claim, str(session))):
             await self._lane.blocking(lambda: usage.refuse_if_used(sid, self._root), deadline_s=_USES_S)
             session = await self._settled(sid)
         if session is None:

@@ -33,3 +33,21 @@ def test_who_claims_nothing_ends_nothing() -> None:
     with pytest.raises(IscsiFailure, match="session 3 stays: it is claimed by boot, csi, not by a") as caught:
         without_claim(("boot", "csi"), ADMINISTRATOR, "session 3")
     assert caught.value.err is IscsiErr.BUSY
+
+
+RECORD = "discovery:sendtargets 10.9.0.1:3260"
+
+
+def test_an_administrators_logout_counts_for_discovery_records_too() -> None:
+    assert without_claim((RECORD,), ADMINISTRATOR, "session 3") == ()
+    assert without_claim((RECORD, ADMINISTRATOR), ADMINISTRATOR, "session 3") == ()
+    assert without_claim((RECORD, ADMINISTRATOR, "csi"), ADMINISTRATOR, "session 3") == (RECORD, "csi")
+    with pytest.raises(IscsiFailure):
+        without_claim((RECORD, "csi"), ADMINISTRATOR, "session 3")
+    with pytest.raises(IscsiFailure):
+        without_claim((RECORD,), "csi", "session 3")
+
+
+def test_a_discovery_record_ends_what_is_its_own_only() -> None:
+    assert without_claim((RECORD,), RECORD, "session 3") == ()
+    assert without_claim((RECORD, ADMINISTRATOR), RECORD, "session 3") == (ADMINISTRATOR,)
