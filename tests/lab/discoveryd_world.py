@@ -78,7 +78,10 @@ class Host:
         """Wait for so many more answers."""
         for _ in range(more):
             before = self.status()["answered_at_s"]
-            wait_for(lambda before=before: self.status()["answered_at_s"] != before, "an answer", limit_s=LIMIT_S)
+            try:
+                wait_for(lambda before=before: self.status()["answered_at_s"] != before, "an answer", limit_s=LIMIT_S)
+            except AssertionError as error:
+                raise AssertionError(f"{error}\n{self.status()}\n{self.log()}") from None
 
     def sessions(self) -> set[tuple[str, str]]:
         """Target and portal of what is logged in."""

@@ -119,6 +119,15 @@ def test_a_session_that_was_there_before_stays(host: Host) -> None:
     assert (B, OTHER) in host.sessions()
 
 
+def test_an_administrator_logs_out_and_the_record_logs_in_again(host: Host) -> None:
+    host.watch(ASKED, poll=3600)
+    host.wait_for_sessions((A, ASKED), (A, OTHER), (B, OTHER))
+    host.iseradm("-m session -u")
+    assert host.sessions() == set()
+    host.update(ASKED, "discoveryd_poll_inval", "1")
+    host.wait_for_sessions((A, ASKED), (A, OTHER), (B, OTHER))
+
+
 def test_settings_count_at_once(host: Host) -> None:
     host.watch(ASKED, poll=3600)
     host.wait_for_sessions((A, ASKED), (A, OTHER), (B, OTHER))
@@ -145,23 +154,23 @@ def test_a_restart_disturbs_nothing_and_forgets_nothing(host: Host) -> None:
 
 
 def test_tgt(host: Host, tmp_path: Path) -> None:
+    """And an empty list, which tgt gives to an initiator that no target admits any more."""
     admin = "tgtadm --lld iscsi"
     daemon = subprocess.Popen(["tgtd", "-f", "--iscsi", f"portal={TGT_PORTAL}"])
     try:
         wait_for(lambda: not subprocess.run(f"{admin} --mode sys --op show".split(), check=False).returncode, "tgtd")
-        sh(f"truncate -s 32M {tmp_path}/disk")
-        host.watch(TGT_PORTAL)
-        host.answers(2)
-        assert host.sessions() == set()
         sh(f"""
+            truncate -s 32M {tmp_path}/disk
             {admin} --mode target --op new --tid 1 --targetname {TGT}
             {admin} --mode logicalunit --op new --tid 1 --lun 1 --backing-store {tmp_path}/disk
             {admin} --mode target --op bind --tid 1 -I ALL
         """)
+        host.watch(TGT_PORTAL)
         host.wait_for_sessions((TGT, TGT_PORTAL))
         host.device_of(TGT)
         sh(f"{admin} --mode target --op unbind --tid 1 -I ALL")
-        host.answers(15)  # an empty list, again
+        host.answers(15)
+        assert host.status()["missing"] == 0
         assert host.sessions() == {(TGT, TGT_PORTAL)}
         host.clear()
     finally:
