@@ -70,6 +70,9 @@ RECHECK_S = 12.0
 RECHECK_SOON_S = 0.5
 """The same when the report was cut off: our receive queue was full, and has been drained."""
 
+LOST_PAUSE_S = 1.0
+"""Between two reports asked for because messages were lost."""
+
 _EBUSY, _ENOMEM, _ENOBUFS, _EAGAIN = -16, -12, -105, -11
 _REPORTING = frozenset({LinkState.RESTORING, LinkState.CHECKING})
 _ANSWERS = frozenset(
@@ -110,6 +113,7 @@ class KernelLink:
         self._timer: float | None = None
         self._check_at: float | None = None
         self._check_again = False
+        self._lost_at = float("-inf")
         self._rechecks = 0
         self._records: list[MapInfo] = []
         self._counted: int | None = None
@@ -148,6 +152,17 @@ class KernelLink:
     def check(self, now: float) -> None:
         """Ask for a report, because the table may be wrong."""
         self._event(LinkEvent.CHECK, now)
+
+    def lost(self, now: float) -> None:
+        """Messages of the kernel were lost: ask for a report, soon if one has just been asked for.
+
+        A receive buffer that is too small for the report itself would otherwise have us ask without end.
+        """
+        if now - self._lost_at >= LOST_PAUSE_S:
+            self._lost_at = now
+            self.check(now)
+        elif self._check_at is None:
+            self._check_at = now + LOST_PAUSE_S
 
     def probe(self, now: float) -> None:
         """A request has come: if HELLO was refused before, there is a kernel to offer it to now."""

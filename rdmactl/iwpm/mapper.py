@@ -150,7 +150,7 @@ class PortMapper:
             self._unreachable(event, now)
         elif isinstance(event, Overrun):
             self.stats.overruns += 1
-            self.link.check(now)
+            self.link.lost(now)
         else:
             self._stalled(event, now)
 

@@ -86,6 +86,7 @@ _WATCHED = {
     "peer_denied": "datagrams dropped of peers that are not allowed, or sent too many",
     "peer_limited": "requests of peers ignored, because too many others are open and unconfirmed",
     "foreign": "netlink messages ignored that did not come from the kernel",
+    "overruns": "times messages from the kernel were lost; its mappings are asked for. See nl_sock_rbuf_size, iwpmd(8)",
     "kernel_malformed": "messages from the kernel not understood",
     "kernel_refused": "answers refused by the kernel; whoever waited for them goes on unmapped",
     "too_late": "requests of the kernel left unanswered, because the answer would have come too late",
@@ -364,7 +365,6 @@ class PortMapperService:
 
     def overrun(self, now: float) -> None:
         """Messages of the kernel were lost."""
-        _log.warning("messages from the kernel were lost: asking for its mappings")
         self._feed(Overrun(), now)
 
     def drained(self, now: float) -> None:

@@ -663,6 +663,16 @@ def test_n38_overrun() -> None:
     assert ops(bench) == [RDMA_NL_IWPM_MAPINFO] * 2
 
 
+def test_n38_a_buffer_too_small_for_the_report_does_not_make_us_ask_without_end() -> None:
+    bench = Bench.started()
+    for _ in range(1000):
+        bench.overrun()
+        bench.reply(RDMA_NL_IWPM_MAPINFO)
+        bench.sleep(0.005)
+    assert 5 <= ops(bench).count(RDMA_NL_IWPM_MAPINFO) <= 11  # in five seconds
+    assert bench.mapper.stats.overruns == 1000
+
+
 def test_n39_a_datagram_of_a_large_page() -> None:
     """N39, better than rdma-core: 26 records, 7504 bytes with the empty DONE behind them (recv length: service)."""
     bench = Bench()
