@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from rdmactl.control.client import Client
 from tests.lab.guest import sh, wait_for
 from tests.lab.mapper_world import (
+    IN_RNIC,
     KEEPER,
     Listeners,
     Mapper,
@@ -82,6 +85,62 @@ def test_kill_9_under_load() -> None:
     moving.close()
     stay.close()
     mapper.end()
+
+
+def test_kill_9_in_a_storm() -> None:
+    """Listeners come and go and connections are tried without a pause, while the daemon is killed again and again."""
+    sh("gcc -O2 -o /tmp/connects tests/lab/connects.c -lrdmacm -libverbs")
+    mapper = Mapper()
+    stay = Listeners(20, first=20000)
+    moving = Listeners(50)
+    before = {local: mapped for local, mapped in mapper.mappings().items() if ":200" in local}
+    assert len(before) == 20
+    watch = PortWatch(ports(before))
+    connects = subprocess.Popen(
+        [*IN_RNIC, "/tmp/connects", "10.9.0.1", "10.9.0.1", "9"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    for _ in range(5):
+        moving.move(2000)
+        wait_for(lambda: counter("requests") > 100, "the storm to be served")
+        mapper.end(signal.SIGKILL)
+        mapper = Mapper()
+        now = mapper.mappings()
+        assert {local: now.get(local) for local in before} == before
+        moving.said("moved")
+    said, _ = connects.communicate(timeout=60)
+    assert connects.returncode == 0
+    assert int(said) > 0
+    assert watch.end() == set()
+    moving.close()
+    stay.close()
+    wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
+    mapper.end()
+
+
+def counter(name: str) -> int:
+    with Client("iwpm", deadline_s=30) as client:
+        return int(client.call("io.rdmactl.PortMapper.Status", {})["counters"][name])
+
+
+class PortWatch:
+    """Tries all the time whether somebody else could have one of the ports."""
+
+    def __init__(self, watched: set[int]) -> None:
+        self._watched = watched
+        self._free: set[int] = set()
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.02):
+            self._free |= {port for port in self._watched if not is_taken(port)}
+
+    def end(self) -> set[int]:
+        """Which ones were free for a moment."""
+        self._over.set()
+        self._thread.join()
+        return self._free
 
 
 def test_what_ended_while_nobody_ran_is_dropped() -> None:
