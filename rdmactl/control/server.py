@@ -118,6 +118,7 @@ class _Connection(VarlinkInterfaceServerProtocol):
         self._pieces: list[bytes] = []
         self._received_bytes = 0
         self._waiting = 0
+        self._ending = False
         self._calls: set[asyncio.Future[None]] = set()
         self._silence: asyncio.TimerHandle | None = None
 
@@ -179,6 +180,8 @@ class _Connection(VarlinkInterfaceServerProtocol):
                 hint="run as root",
                 err=None,
             )
+        if self._ending:  # the library takes the next call of a client when one is done, also when that was cancelled
+            raise Failed(**failure(asyncio.CancelledError()))
         running = super().call_received(call, fds)
         if running is None:
             return None
@@ -208,7 +211,8 @@ class _Connection(VarlinkInterfaceServerProtocol):
         return done
 
     async def cancel(self) -> None:
-        """End the running calls with an error for the client, and see it off."""
+        """End the running calls and those that wait with an error for the client, and see it off."""
+        self._ending = True
         for call in tuple(self._calls):
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)

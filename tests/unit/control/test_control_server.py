@@ -457,6 +457,30 @@ def test_stopping_ends_running_calls_with_an_error(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_calls_that_wait_are_not_begun_when_the_server_stops(tmp_path: Path) -> None:
+    """A client may send several calls at once; each is answered, none is left behind half-made."""
+    call = {
+        "method": "io.rdmactl.Initiator.Login",
+        "parameters": {"records": [RECORD | {"node.name": "iqn.x:slow"}], "deadline_s": 30},
+        "more": True,
+    }
+
+    async def run() -> None:
+        dispatcher = FakeDispatcher()
+        with roles(tmp_path, "initiator") as locks:
+            control = ControlServer(dispatcher, locks, initiator_name="iqn.host", admins=(0, ME))
+            await control.start()
+            answers = asyncio.create_task(raw(tmp_path, (json.dumps(call).encode() + b"\0") * 8, half_close=False))
+            async with asyncio.timeout(5):
+                await dispatcher.initiator.arrived.acquire()
+            await control.stop()
+            codes = [json.loads(each)["parameters"]["code"] for each in (await answers).split(b"\0")[:-1]]
+            assert codes == ["stopping"] * 8
+        assert len(dispatcher.initiator.logins) == 1
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize(
     "data",
     [
