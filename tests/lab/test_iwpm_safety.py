@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -17,10 +19,26 @@ from pathlib import Path
 import pytest
 
 from rdmactl.control.client import Client
+from rdmactl.iwpm.spares import STOCK
+from rdmactl.netlink.message import NETLINK_RDMA
 from tests.lab.guest import sh, wait_for
-from tests.lab.mapper_world import Listeners, Mapper, Rping, build_listeners, kept, set_up
+from tests.lab.mapper_world import (
+    Listeners,
+    Mapper,
+    Rping,
+    build_listeners,
+    is_taken,
+    kept,
+    ports,
+    rping_client,
+    set_up,
+)
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+PIDFD_GETFD = 438  # the same number on all architectures
+SO_RCVBUFFORCE = 33
 
 # HELLO, ABI version 4, from a socket of an unprivileged process.
 HELLO = """
@@ -131,6 +149,88 @@ def test_only_addresses_of_iwarp_devices_are_served(mapper: Mapper) -> None:
     listener.close()
 
 
+def test_an_address_goes_while_it_is_mapped(mapper: Mapper) -> None:
+    """The adapter may still use the port: it stays claimed until the listener ends; the others see nothing of it."""
+    sh("ip address add 10.9.7.1/24 dev d0; ip -n rnic address add 10.9.7.1/24 dev va")
+    listener = mapped(mapper, "10.9.7.1:7174")
+    before = mapper.mappings()
+    sh("ip address del 10.9.7.1/24 dev d0; ip -n rnic address del 10.9.7.1/24 dev va")
+    other = mapped(mapper, "10.9.0.1:7175")
+    assert rping_client("10.9.0.1:7175")
+    assert before.items() <= mapper.mappings().items()
+    assert all(is_taken(port) for port in ports(before))
+    listener.close()
+    wait_for(lambda: set(mapper.mappings()) == {"10.9.0.1:7175"}, "the mapping to end")
+    wait_for(lambda: not any(is_taken(port) for port in ports(before)), "its port to be free")
+    other.close()
+
+
+def test_a_lost_multicast_is_noticed(mapper: Mapper) -> None:
+    """The kernel asks who is there and finds our socket full: ENOBUFS. It would never ask again."""
+    before = mapped(mapper, "10.9.0.1:7174")
+    kept_mapping = mapper.mappings()
+    sh(f"{sys.executable} - <<'END'\n{HELLO}\nEND")
+    with stopped_and_full(mapper):
+        unmapped = Rping("10.9.0.1:7175")
+        wait_for(lambda: ":7175 " in sh("ip netns exec rnic ss -ltnH"), "the listener")
+    wait_for(lambda: counters()["overruns"] >= 1, "the loss to be counted")
+    wait_for(lambda: counters()["reports"] > 1, "the check")
+    after = mapped(mapper, "10.9.0.1:7176")
+    assert kept_mapping.items() <= mapper.mappings().items()
+    for listener in (before, unmapped, after):
+        listener.close()
+
+
+def test_a_lost_remove_is_made_good(mapper: Mapper) -> None:
+    """A REMOVE that does not fit makes the kernel forget us, and nobody says so: an unmapped listener does."""
+    gone = mapped(mapper, "10.9.0.1:7174")
+    stay = mapped(mapper, "10.9.0.1:7175")
+    with stopped_and_full(mapper):
+        gone.close()
+    unmapped = Rping("10.9.0.1:7176")
+    wait_for(lambda: "10.9.0.1:7176" in mapper.text(), "the alarm", limit_s=150)
+    wait_for(lambda: "10.9.0.1:7174" not in mapper.mappings(), "what is gone to be dropped")
+    after = mapped(mapper, "10.9.0.1:7177")
+    assert "10.9.0.1:7175" in mapper.mappings()
+    for listener in (stay, unmapped, after):
+        listener.close()
+
+
+@contextlib.contextmanager
+def stopped_and_full(mapper: Mapper) -> Iterator[None]:
+    """The daemon does not run, and nothing more fits into its socket."""
+    os.kill(mapper.process.pid, signal.SIGSTOP)
+    with (
+        its_socket(mapper.process.pid) as sock,
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_RDMA) as other,
+    ):
+        usual = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+        other.bind((0, 0))
+        message = struct.pack("=IHHII", 20, 0x0801, 1, 0, other.getsockname()[0]) + bytes(4)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                other.sendto(message, socket.MSG_DONTWAIT, (mapper.process.pid, 0))
+        yield
+        sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, usual // 2)
+    os.kill(mapper.process.pid, signal.SIGCONT)
+
+
+def its_socket(pid: int) -> socket.socket:
+    """The daemon's own socket for NETLINK_RDMA, shared with it."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        for entry in os.listdir(f"/proc/{pid}/fd"):
+            if os.readlink(f"/proc/{pid}/fd/{entry}").startswith("socket:"):
+                sock = socket.socket(fileno=LIBC.syscall(PIDFD_GETFD, pidfd, int(entry), 0))
+                if (sock.family, sock.proto) == (socket.AF_NETLINK, NETLINK_RDMA):
+                    return sock
+                sock.close()
+    finally:
+        os.close(pidfd)
+    raise AssertionError("iwpmd has no such socket")
+
+
 def test_a_storm_leaves_nothing(mapper: Mapper) -> None:
     """Thousands of listeners, refused ones among them, garbage on UDP: descriptors and table are as before."""
     Listeners(10).close()  # what is claimed in advance is there now
@@ -147,14 +247,14 @@ def test_a_storm_leaves_nothing(mapper: Mapper) -> None:
         listeners.close()
     wait_for(lambda: mapper.mappings() == {}, "all mappings to end")
     wait_for(lambda: abs(descriptors(mapper) - before) <= 10, "all descriptors to be closed")
-    wait_for(lambda: len(kept()) <= 32, "the keeper to let go")
+    wait_for(lambda: len(kept()) <= STOCK, "the keeper to let go")
 
 
 def test_no_port_is_free(mapper: Mapper) -> None:
     """The kernel is told at once, the application goes on unmapped, and the daemon with it."""
     usual = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
     sh("echo 40000 40019 > /proc/sys/net/ipv4/ip_local_port_range")
-    listeners = Listeners(60)
+    listeners = Listeners(STOCK + 60)
     assert counters()["claim_failures"] >= 40
     assert counters()["refusals"] >= 40
     listeners.close()
@@ -171,7 +271,7 @@ def test_no_descriptor_is_left(mapper: Mapper) -> None:
     limit = descriptors(mapper) + 100
     usual = resource.prlimit(mapper.process.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(mapper.process.pid, resource.RLIMIT_NOFILE, (limit, usual[1]))
-    listeners = Listeners(200)
+    listeners = Listeners(200 + STOCK)
     assert counters()["claim_failures"] >= 90
     resource.prlimit(mapper.process.pid, resource.RLIMIT_NOFILE, usual)
     listeners.close()
