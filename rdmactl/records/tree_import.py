@@ -33,8 +33,6 @@ ROOTS = ("/etc/iscsi", "/var/lib/iscsi")
 
 _FILE_BYTES_MAX = 1 << 20
 _EXAMPLE = "iface.example"
-_OURS = ".rdmactl."
-"""How files begin that a writer of ours has left behind when it was killed."""
 
 
 class Tree(NamedTuple):
@@ -139,7 +137,7 @@ class _Reader:
                 for entry in entries:
                     if not is_component(entry.name) or not entry.name.isprintable():
                         self.complain((*path, entry.name), "has a name that no record can have; it was left out")
-                    elif not entry.name.startswith(_OURS):
+                    else:
                         found.append((entry.name, stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode)))
         except FileNotFoundError:
             return []

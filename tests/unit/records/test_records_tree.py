@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rdmactl.errors import StoreError
@@ -349,6 +349,7 @@ SOURCES = st.sampled_from(["static", "fw", "isns", "", "send_targets 192.0.2.9,3
         max_size=6,
     )
 )
+@example([("t", "192.0.2.1", 0, ".rdmactl.1.new", "static")])  # named as the files that a writer renames
 def test_any_store_survives_export_and_import(rows: list[tuple[str, str, int, str, str]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
         one, out, other = (Path(directory) / name for name in ("one", "out", "other"))
