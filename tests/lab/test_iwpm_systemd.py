@@ -12,6 +12,7 @@ import pytest
 
 from rdmactl.control.client import Client
 from rdmactl.errors import RdmactlError
+from rdmactl.iwpm.spares import STOCK
 from rdmactl.iwpm.vault import SYSTEMD_LIMIT
 from tests.lab.guest import sh, wait_for
 from tests.lab.mapper_world import Listeners, build_listeners, is_taken, kept, list_mappings, ports, set_up
@@ -82,7 +83,7 @@ def test_no_port_is_free_meanwhile_and_none_changes(unit: str, count: int) -> No
         assert len(kept() & ports(before)) >= count - SYSTEMD_LIMIT
     listeners.close()
     wait_for(lambda: mappings() == {}, "all mappings to end")
-    wait_for(lambda: int(show(unit, "NFileDescriptorStore")) <= 32, "the store to be emptied")
+    wait_for(lambda: int(show(unit, "NFileDescriptorStore")) <= STOCK, "the store to be emptied")
 
 
 def test_the_keeper_survives_stop_and_start() -> None:
