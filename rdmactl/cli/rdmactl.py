@@ -9,13 +9,16 @@ Not here: what a command does, and the text of errors (`rdmactl.cli.errors`). Mu
 from __future__ import annotations
 
 import sys
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl import __version__
 from rdmactl.cli.errors import guard
 from rdmactl.errors import LocalError
 
-__all__ = ["COMMANDS", "Command", "find", "help_text", "main"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["COMMANDS", "Command", "find", "help_text", "main", "object_help"]
 
 
 class Command(NamedTuple):
@@ -72,11 +75,17 @@ Exit status:
 
 def help_text() -> str:
     """What --help prints."""
-    width = max(len(" ".join(command.words)) for command in COMMANDS)
-    lines = [f"  {' '.join(command.words):{width}}  {command.summary}" for command in COMMANDS]
-    return "\n".join(
-        ("usage: rdmactl OBJECT [VERB] [...]", "       rdmactl --help | --version", "", *lines, "", _EPILOGUE)
-    )
+    return f"{_USAGE}\n{_listed(COMMANDS)}\n\n{_EPILOGUE}"
+
+
+def object_help(name: str) -> str:
+    """What `rdmactl OBJECT --help` prints: the object's verbs."""
+    return f"usage: rdmactl {name} VERB [...]\n\n{_listed([one for one in COMMANDS if one.words[0] == name])}\n"
+
+
+def _listed(commands: Sequence[Command]) -> str:
+    width = max(len(" ".join(command.words)) for command in commands)
+    return "\n".join(f"  {' '.join(command.words):{width}}  {command.summary}" for command in commands)
 
 
 def find(words: list[str]) -> Command:
@@ -108,6 +117,9 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] in ("-V", "--version"):
         print(f"rdmactl {__version__}")
+        return 0
+    if words[1:] in (["-h"], ["--help"]) and any(words[0] == one.words[0] and len(one.words) > 1 for one in COMMANDS):
+        print(object_help(words[0]), end="")
         return 0
     command = find(words)
     from importlib import import_module

@@ -77,6 +77,17 @@ def test_help_and_version(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> No
     assert capsys.readouterr() == ("", rdmactl.help_text())
 
 
+def test_an_object_lists_its_verbs(monkeypatch: pytest.MonkeyPatch, capsys: Output) -> None:
+    assert run(monkeypatch, "iser", "--help") == 0
+    assert capsys.readouterr().out == (
+        "usage: rdmactl iser VERB [...]\n\n"
+        "  iser ping  time the steps to an iSER portal or target, and NOPs there\n"
+        "  iser luns  list the logical units of an iSER target\n"
+        "  iser perf  measure reads (or writes) of a logical unit over iSER\n"
+    )
+    assert run(monkeypatch, "dve", "--help") == 2
+
+
 def imported_by(module: str, unwanted: set[str]) -> list[str]:
     """Which of the unwanted modules an interpreter without any site has after importing `module`."""
     code = f"import sys, {module}; print(*({unwanted!r} & set(sys.modules)))"
