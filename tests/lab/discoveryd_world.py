@@ -107,8 +107,8 @@ class Host:
         """The disk of its session."""
 
         def find() -> str | None:
-            disks = [lun.block_device for view in sysfs.sessions() if view.target == target for lun in view.luns()]
-            return disks[0] if disks else None
+            luns = [lun for view in sysfs.sessions() if view.target == target for lun in view.luns()]
+            return next((lun.block_device for lun in luns if lun.block_device is not None), None)
 
         return f"/dev/{wait_for(find, 'the disk')}"
 
