@@ -31,7 +31,6 @@ SETTINGS = replace(FAST, initial_login_retry_max=8, login_timeout_s=10.0, noop_o
 TRANSPORTS = ("tcp", "iser")
 
 WAYS = {
-    "address": ("ip address del 10.9.0.2/24 dev eth0", "ip address add 10.9.0.2/24 dev eth0"),
     "other address": ("ip address del 10.9.0.2/24 dev eth0", "ip address add 10.9.0.3/24 dev eth0"),
     "route": (f"ip route del {NETWORK}", f"ip route add {NETWORK} dev eth0 src 10.9.0.2"),
     "link": ("ip link set eth0 down", "ip link set eth0 up"),
@@ -94,8 +93,10 @@ async def outlives(world: RealWorld, transport: str, breaks: str, mends: str) ->
     sid = await login(world, request(world, transport, SETTINGS))
     checker = Checker(sid)
     await asyncio.to_thread(sh, breaks)
-    await eventually(world, lambda: _state(sid) == "FAILED", "the loss is not noticed")
-    await asyncio.to_thread(sh, mends)
+    try:
+        await eventually(world, lambda: _state(sid) == "FAILED", "the loss is not noticed")
+    finally:  # whatever happens here, the next test finds a path
+        await asyncio.to_thread(sh, mends)
     await recovered(world)
     said = await asyncio.to_thread(checker.end)
     print(f"{transport}: {said}")
@@ -109,11 +110,18 @@ def _state(sid: int) -> str | None:
 
 
 @INITIATORS_SIDE
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    ("way", "transport"),
+    [
+        ("other address", "tcp"),
+        ("other address", "iser"),
+        ("route", "tcp"),  # soft-RoCE keeps sending on the route that it has found once
+        ("link", "tcp"),
+        ("link", "iser"),
+        ("RDMA device", "iser"),
+    ],
+)
 def test_the_path_goes_and_comes(way: str, transport: str) -> None:
-    if (way, transport) == ("RDMA device", "tcp"):
-        pytest.skip("TCP does not use it")
     world = FarWorld()
     world.run(lambda: outlives(world, transport, *WAYS[way]))
     sh("ip address flush dev eth0; ip address add 10.9.0.2/24 dev eth0")
