@@ -135,6 +135,7 @@ class _Connection(VarlinkInterfaceServerProtocol):
         """Disconnect now."""
         if reason:
             _log.warning("control client of uid %d disconnected: %s", self.uid, reason)
+        self._ending = True
         self._stop_watching()
         self._pieces.clear()
         if self._transport is not None:
