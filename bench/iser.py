@@ -6,8 +6,11 @@
 
 What is measured, on soft-RoCE and on soft-iWARP, us and the peer alternately:
 
-    discovery  one portal: `rdmactl iser ping`, `iseradm -m discovery -I iser` through iserd, and open-iscsi's
-               `iscsiadm -m discovery -I iser` through iscsid, which makes a session of the kernel for it
+    discovery  one portal: open-iscsi's `iscsiadm -m discovery -I iser` through iscsid, which makes a session of the
+               kernel for it; what a program sees that asks iserd, just now or after a while, or uses the API itself;
+               the whole programs `iseradm -m discovery -I iser` and `rdmactl iser ping`; and an interpreter that does
+               nothing, below which no program in Python comes
+    far        the same through a network that takes 2 ms (soft-iWARP), where iscsiadm has to wait for the connection
     probes     `rdmactl iser ping` of one portal and of 64 portals; the same with one of 64 silent
     reads      4 KiB at random at a queue depth of 16 for some seconds: `rdmactl iser perf`, and direct reads of the
                block device that a login through the kernel has made (direct_io.c); libiscsi's iscsi-perf where it is
@@ -34,18 +37,25 @@ sys.path.insert(0, str(HERE))
 
 from sessions import Ours, Theirs, Tools  # noqa: E402
 
+from rdmactl.control.client import Client  # noqa: E402
 from rdmactl.initiator import sysfs  # noqa: E402
+from rdmactl.rdmacm.worker import IDLE_S  # noqa: E402
+from rdmactl.records import operations  # noqa: E402
+from rdmactl.records.model import wire_record  # noqa: E402
+from rdmactl.records.store import Store  # noqa: E402
 from tests.lab import iser_world as world  # noqa: E402
 from tests.lab.guest import sh, wait_for  # noqa: E402
 
 ME = world.ME
 PORTALS = 64
 DEPTH, BLOCK_BYTES = 16, 4096
+THEIR_DISCOVERY = "iscsiadm -m discovery -I iser"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", default="discovery,far,reads,probes", help="some of these, with commas between")
     parser.add_argument("--seconds", type=float, default=4.0, help="of each measurement of reads")
     parser.add_argument("--iscsi-perf", default="iscsi-perf", help="libiscsi's program")
     arguments = parser.parse_args()
@@ -54,9 +64,16 @@ def main() -> int:
     program = build()
     for address, (device, _) in world.DEVICES.items():
         world.rdmactl("iser", "ping", address, "-n", ME)
-        discovery(device, address, arguments.rounds)
-        reads(device, address, program, arguments)
-    probes(arguments.rounds)
+        if "discovery" in arguments.only:
+            discovery(device, address, arguments.rounds)
+        if "reads" in arguments.only:
+            reads(device, address, program, arguments)
+    if "far" in arguments.only:
+        sh("modprobe sch_netem; tc qdisc add dev lo root netem delay 1ms")  # there and back
+        discovery("siw0, far", world.SIW, arguments.rounds)
+        sh("tc qdisc delete dev lo root")
+    if "probes" in arguments.only:
+        probes(arguments.rounds)
     return 0
 
 
@@ -87,30 +104,68 @@ def discover(tools: Tools, address: str) -> None:
 
 
 def discovery(device: str, address: str, rounds: int) -> None:
-    """One after the other, because two daemons cannot share the kernel; a ping goes with each round of either."""
-    found: dict[str, list[float]] = {"rdmactl iser ping": []}
-    inside: list[float] = []
+    """One daemon after the other, because two cannot share the kernel; the rest goes with the rounds of either."""
+    found: dict[str, list[float]] = {}
+    record = wanted(address)
+
+    def took(program: str, seconds: float) -> None:
+        found.setdefault(program, []).append(seconds)
+
     for tools in (Theirs(), Ours()):
         tools.start()
         wait_for(tools.answers, f"{tools.name}'s daemon")
-        name = f"{Path(tools.client[0]).name} -m discovery -I iser"
         discover(tools, address)
-        found[name] = []
         for _ in range(rounds):
-            found[name].append(timed(lambda tools=tools: discover(tools, address)))
+            took(
+                f"{Path(tools.client[0]).name} -m discovery -I iser",
+                timed(lambda tools=tools: discover(tools, address)),
+            )
+            took("an interpreter that does nothing", timed(lambda: subprocess.run([sys.executable, "-c", ""])))
             done = ping(address, "-j")
             assert done.status == 0, done.error
-            found["rdmactl iser ping"].append(done.seconds)
-            inside.append(done.json()["pings"][0]["total_s"])
+            took("rdmactl iser ping", done.seconds)
+            if isinstance(tools, Ours):
+                time.sleep(IDLE_S + 1.0)
+                took("iserd, worker ready", timed(lambda tools=tools: ask_daemon(tools, record)))
+                took("iserd, again", timed(lambda tools=tools: ask_daemon(tools, record)))
         tools.kill()
-    found["of which the discovery itself"] = inside
-    for name, times in found.items():
-        say("discovery", device, program=name, median_s=statistics.median(times), min_s=min(times))
-    theirs = statistics.median(found["iscsiadm -m discovery -I iser"])
-    for name in ("rdmactl iser ping", "iseradm -m discovery -I iser", "of which the discovery itself"):
-        say(
-            "discovery, times faster than iscsiadm", device, program=name, ratio=theirs / statistics.median(found[name])
-        )
+    first, *again = in_process(address, rounds)
+    found |= {"in a process, first": [first], "in a process, again": again}
+    theirs = statistics.median(found[THEIR_DISCOVERY])
+    for program, times in found.items():
+        median = statistics.median(times)
+        say("discovery", device, program=program, median_s=median, min_s=min(times), times_faster=theirs / median)
+
+
+def wanted(address: str) -> dict[str, str]:
+    """What iserd is asked with: the records of the discovery and of the interface."""
+    with tempfile.TemporaryDirectory() as directory, Store(directory) as store:
+        iface = operations.iface_record(store, "iser")
+    assert iface is not None
+    return wire_record({**iface, **operations.discovery_record("sendtargets", address, 3260, [])})
+
+
+def ask_daemon(tools: Tools, record: dict[str, str]) -> None:
+    """What a program does that asks iserd."""
+    with Client("initiator", directory=tools.environment["RDMACTL_RUNTIME_DIRECTORY"]) as client:
+        assert client.call("io.rdmactl.Initiator.Discover", {"record": record, "deadline_s": 30.0})["targets"]
+
+
+def in_process(address: str, rounds: int) -> list[float]:
+    """What a program does that uses the API: seconds of discoveries one after the other, the first opens the device."""
+    program = (
+        "import asyncio, time\n"
+        "from rdmactl.iser import Initiator\n"
+        "async def main():\n"
+        f"    async with Initiator({ME!r}) as initiator:\n"
+        f"        for _ in range({rounds + 1}):\n"
+        "            begin = time.monotonic()\n"
+        f"            assert await initiator.discover({address!r})\n"
+        "            print(time.monotonic() - begin)\n"
+        "asyncio.run(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return [float(line) for line in done.stdout.splitlines()]
 
 
 def probes(rounds: int) -> None:
