@@ -2,7 +2,8 @@
 # lab: --hosts 2 --timeout 900
 """Sessions between two hosts whose path breaks and comes back, under I/O that is verified: no operation fails.
 
-A is the target, B the initiator, each with soft-RoCE on eth0. What breaks breaks on B; the target's restart is A's.
+A is the target, B the initiator, each with soft-RoCE on eth0. What breaks breaks on B. Soft-RoCE keeps sending on a route
+that is gone, so that one is for TCP alone.
 """
 
 from __future__ import annotations
@@ -28,13 +29,11 @@ NETWORK = "10.9.0.0/24"
 WHOLE_FILE_S = 850
 # The kernel notices a silent path by its own NOPs; what waits meanwhile waits for long enough.
 SETTINGS = replace(FAST, initial_login_retry_max=8, login_timeout_s=10.0, noop_out_interval_s=2, noop_out_timeout_s=2)
-TRANSPORTS = ("tcp", "iser")
 
 WAYS = {
     "other address": ("ip address del 10.9.0.2/24 dev eth0", "ip address add 10.9.0.3/24 dev eth0"),
     "route": (f"ip route del {NETWORK}", f"ip route add {NETWORK} dev eth0 src 10.9.0.2"),
     "link": ("ip link set eth0 down", "ip link set eth0 up"),
-    "RDMA device": ("rdma link delete rxe0", "rdma link add rxe0 type rxe netdev eth0"),
 }
 
 
@@ -60,14 +59,7 @@ def hosts() -> None:
 
 
 @TARGETS_SIDE
-def test_the_target_serves_and_is_restarted() -> None:
-    for transport in TRANSPORTS:
-        there(f"off-{transport}", limit_s=WHOLE_FILE_S)
-        lab.attribute("enable", "0")
-        here(f"is-off-{transport}")
-        there(f"on-{transport}", limit_s=WHOLE_FILE_S)
-        lab.attribute("enable", "1")
-        here(f"is-on-{transport}")
+def test_the_target_serves() -> None:
     there("end", limit_s=WHOLE_FILE_S)
 
 
@@ -115,24 +107,14 @@ def _state(sid: int) -> str | None:
     [
         ("other address", "tcp"),
         ("other address", "iser"),
-        ("route", "tcp"),  # soft-RoCE keeps sending on the route that it has found once
+        ("route", "tcp"),
         ("link", "tcp"),
-        ("link", "iser"),
-        ("RDMA device", "iser"),
     ],
 )
 def test_the_path_goes_and_comes(way: str, transport: str) -> None:
     world = FarWorld()
     world.run(lambda: outlives(world, transport, *WAYS[way]))
     sh("ip address flush dev eth0; ip address add 10.9.0.2/24 dev eth0")
-
-
-@INITIATORS_SIDE
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_the_target_restarts(transport: str) -> None:
-    share = 'touch "$LAB_SHARE/at-B-{0}-{1}"; wait_for 60 "[ -e $LAB_SHARE/at-A-is-{0}-{1} ]"'
-    world = FarWorld()
-    world.run(lambda: outlives(world, transport, share.format("off", transport), share.format("on", transport)))
 
 
 @INITIATORS_SIDE
