@@ -2,8 +2,8 @@
 # lab: --hosts 2 --timeout 900
 """Sessions between two hosts whose path breaks and comes back, under I/O that is verified: no operation fails.
 
-A is the target, B the initiator, each with soft-RoCE on eth0. What breaks breaks on B. Soft-RoCE keeps sending on a route
-that is gone, so that one is for TCP alone.
+A is the target, B the initiator, each with soft-RoCE on eth0. What breaks breaks on B. Soft-RoCE keeps sending on a
+route that is gone, so that one is for TCP alone.
 """
 
 from __future__ import annotations
