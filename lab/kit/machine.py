@@ -51,6 +51,8 @@ BOOT_DEADLINE_S = 60.0
 STATUS_NO_BOOT = 98
 STATUS_TIMEOUT = 124
 STATUS_OOPS = 96
+# A machine whose runner was killed would keep a processor busy for ever.
+WITH_THE_RUNNER = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 @dataclass(frozen=True)
@@ -165,11 +167,12 @@ class _Machine:
 
     def start(self) -> None:
         if self._request.interactive:
-            self._process = subprocess.Popen(self._arguments)
+            self._process = subprocess.Popen([*WITH_THE_RUNNER, *self._arguments])
             return
         with open(self._console, "wb") as console:
             self._process = subprocess.Popen(
-                self._arguments, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                [*WITH_THE_RUNNER, *self._arguments],
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                 pass_fds=(console.fileno(),), start_new_session=True,
             )  # fmt: skip
         prefix = f"{self.name}| ".encode() if self._request.hosts > 1 else b""

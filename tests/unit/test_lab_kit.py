@@ -15,6 +15,7 @@ sys.path.insert(0, str(ROOT / "lab"))
 
 from kit import build, machine  # noqa: E402
 from tests.lab import run as lab_tests  # noqa: E402
+from tests.lab.guest import wait_for  # noqa: E402
 
 KIT = build.Kit(Path("/cache/kit"), "6.12.0-test")
 
@@ -112,3 +113,24 @@ wait_for 20 ask
 [ $LAB_HOST = A ] || exit 5"""
     done = lab("--hosts", "2", "--", script)
     assert done.returncode == 5, done.stderr
+
+
+@pytest.mark.lab
+@pytest.mark.slow
+def test_a_machine_ends_with_its_runner_however_that_ends() -> None:
+    with subprocess.Popen([str(ROOT / "lab/run"), "--", "sleep 600"], stderr=subprocess.DEVNULL, cwd=ROOT) as runner:
+        qemu = wait_for(lambda: children(runner.pid, "qemu-system"), "the machine", limit_s=900)
+        runner.kill()
+    wait_for(lambda: not is_alive(qemu[0]), "the machine's end")
+
+
+def children(parent: int, name: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(parent), name], capture_output=True, text=True, check=False)
+    return [int(word) for word in found.stdout.split()]
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
