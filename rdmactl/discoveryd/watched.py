@@ -19,7 +19,7 @@ from rdmactl.discoveryd.care import Place
 from rdmactl.discoveryd.schedule import DEFAULT_POLL_S
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator.api import LoginRequest
-from rdmactl.initiator.claims import AUTOMATIC, NAME_MAX
+from rdmactl.initiator.claims import DISCOVERY, NAME_MAX
 from rdmactl.iscsi.portal import Portal
 from rdmactl.records import conf, operations
 from rdmactl.records.model import Record, plain, wire_record
@@ -53,7 +53,7 @@ class Watched(NamedTuple):
     @property
     def claim(self) -> str:
         """How its sessions are marked."""
-        return f"{AUTOMATIC}{self.type} {self.portal}"[:NAME_MAX]
+        return f"{DISCOVERY}{self.type} {self.portal}"[:NAME_MAX]
 
     def __str__(self) -> str:
         return f"{self.portal} via {self.type}"

@@ -6,7 +6,8 @@ A login claims, also one that finds its session there already; a logout gives th
 the session. A claim is a name and not a count: who has logged in twice logs out once.
 
 A session of which nobody knows who asked for it (another program made it) counts as the administrator's: a plain logout
-ends it, as ever, and nobody else does.
+ends it, as ever, and nobody else does. So it does where only machinery claims it that acts for the administrator: the
+unit that logs in at boot, discovery records.
 
 Not here: keeping claims over a restart (`runtime.py`), logging out (`service.py`).
 """
@@ -15,14 +16,16 @@ from __future__ import annotations
 
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 
-__all__ = ["ADMINISTRATOR", "AUTOMATIC", "NAME_MAX", "Claims", "checked", "with_claim", "without_claim"]
+__all__ = ["ADMINISTRATOR", "BOOT", "DISCOVERY", "NAME_MAX", "Claims", "checked", "with_claim", "without_claim"]
 
 Claims = tuple[str, ...]
 """By age, the first one first; never empty while the session lives."""
 
 ADMINISTRATOR = "administrator"
-AUTOMATIC = "discovery:"
-"""What claims of discovery records begin with. Nobody stands behind them: an administrator's logout is theirs, too."""
+BOOT = "boot"
+"""The unit `rdmactl-sessions.service`."""
+DISCOVERY = "discovery:"
+"""What claims of discovery records begin with."""
 
 NAME_MAX = 128
 
@@ -47,7 +50,7 @@ def with_claim(claims: Claims, name: str) -> Claims:
 def without_claim(claims: Claims, name: str, session: str) -> Claims:
     """What is left when `name` gives its claim up; IscsiFailure (28) when it holds none, so that others do."""
     left = tuple(each for each in claims if each != name)
-    if name == ADMINISTRATOR and all(each.startswith(AUTOMATIC) for each in left):
+    if name == ADMINISTRATOR and all(each == BOOT or each.startswith(DISCOVERY) for each in left):
         return ()
     if name not in claims:
         raise IscsiFailure(

@@ -38,7 +38,9 @@ def test_who_claims_nothing_ends_nothing() -> None:
 RECORD = "discovery:sendtargets 10.9.0.1:3260"
 
 
-def test_an_administrators_logout_counts_for_discovery_records_too() -> None:
+def test_an_administrators_logout_counts_for_the_boot_and_discovery_records_too() -> None:
+    assert without_claim(("boot",), ADMINISTRATOR, "session 3") == ()
+    assert without_claim(("boot", RECORD, ADMINISTRATOR), ADMINISTRATOR, "session 3") == ()
     assert without_claim((RECORD,), ADMINISTRATOR, "session 3") == ()
     assert without_claim((RECORD, ADMINISTRATOR), ADMINISTRATOR, "session 3") == ()
     assert without_claim((RECORD, ADMINISTRATOR, "csi"), ADMINISTRATOR, "session 3") == (RECORD, "csi")
