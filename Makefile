@@ -36,10 +36,8 @@ bench-iwpm: $(VENV)/.installed lab  ## the port mappers side by side, at 100 to 
 packages:
 	@lab/host-packages
 
-# Byte code is compiled here because the guests cannot keep theirs, and an emulated processor compiles slowly.
 lab: packages $(VENV)/.installed
 	@lab/run --prepare
-	@$(PYTHON) -m compileall -q rdmactl daemons tests
 
 # The system's interpreter, with its site packages: pyverbs and systemd-python must match the system's libraries.
 $(VENV)/.installed: pyproject.toml setup.py rdmactl/_cffi_build.py | packages
