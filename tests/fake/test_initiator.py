@@ -128,7 +128,7 @@ def test_a_busy_target_is_asked_again(tmp_path: Path, transport: str) -> None:
 
 
 @pytest.mark.parametrize("transport", ["tcp", "iser"])
-def test_a_redirection_keeps_session_and_configured_portal(tmp_path: Path, transport: str) -> None:
+def test_055_a_redirection_keeps_session_and_configured_portal(tmp_path: Path, transport: str) -> None:
     """Checklist 26."""
     world = FakeWorld(tmp_path)
 
@@ -145,7 +145,7 @@ def test_a_redirection_keeps_session_and_configured_portal(tmp_path: Path, trans
     world.run(scenario)
 
 
-def test_a_redirection_in_circles_ends(tmp_path: Path) -> None:
+def test_049_a_redirection_in_circles_ends(tmp_path: Path) -> None:
     """Checklist 26: a loop of redirections is an error, at once."""
     world = FakeWorld(tmp_path)
     world.script.redirect = (0x0101, str(world.portal("tcp")))

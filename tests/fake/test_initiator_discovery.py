@@ -105,7 +105,7 @@ def test_chap() -> None:
     assert failing(script).err is IscsiErr.LOGIN_AUTH_FAILED
 
 
-def test_redirection() -> None:
+def test_053_redirection() -> None:
     async def main() -> DiscoveryAnswer:
         async with listening(lambda: StreamTarget(TargetScript())) as there:
             moved = TargetScript(redirect=(0x0101, str(there.portal)))
@@ -139,7 +139,7 @@ def closed_port() -> Portal:
 @pytest.mark.parametrize(
     ("reopen_max", "words"), [(0, "(1 attempt)"), (1, "(2 attempts)")], ids=["one attempt", "two attempts"]
 )
-def test_nobody_listens(reopen_max: int, words: str) -> None:
+def test_001_nobody_listens(reopen_max: int, words: str) -> None:
     portal = closed_port()
     request = DiscoveryRequest(portal, INITIATOR, reopen_max=reopen_max, total_timeout_s=5.0)
     with pytest.raises(IscsiFailure) as caught:
@@ -149,7 +149,7 @@ def test_nobody_listens(reopen_max: int, words: str) -> None:
     assert caught.value.code == "refused"
 
 
-def test_somebody_who_says_nothing() -> None:
+def test_002_somebody_who_says_nothing() -> None:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         portal = Portal(*sock.getsockname())
         request = DiscoveryRequest(portal, INITIATOR, login_timeout_s=0.05, reopen_max=0)
@@ -161,7 +161,7 @@ def test_somebody_who_says_nothing() -> None:
     assert caught.value.code == "unanswered"
 
 
-def test_somebody_who_hangs_up() -> None:
+def test_003_somebody_who_hangs_up() -> None:
     async def main() -> None:
         async with await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0) as server:
             portal = Portal(*server.sockets[0].getsockname())
@@ -197,7 +197,7 @@ def test_somebody_who_is_no_target() -> None:
     assert caught.value.err is IscsiErr.PDU_TIMEOUT
 
 
-def test_a_name_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_054_a_name_nobody_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     def unknown(*_: Any, **__: Any) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 

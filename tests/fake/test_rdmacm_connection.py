@@ -99,7 +99,7 @@ def test_up_and_down_in_the_order_that_never_blocks(lib: FakeLibrary) -> None:
     assert lib.calls.count("cm_disconnect") == 1  # the answer to the peer's
 
 
-def test_what_arrived_before_the_disconnect_is_read(lib: FakeLibrary) -> None:
+def test_iser_29_what_arrived_before_the_disconnect_is_read(lib: FakeLibrary) -> None:
     async def scenario(connection: Connection) -> None:
         await connect(connection, lib)
         lib.emit(CmEvent.DISCONNECTED)
@@ -139,7 +139,7 @@ def test_a_completion_that_failed_ends_it(lib: FakeLibrary, status: int, words: 
     run(scenario)
 
 
-def test_an_invalidation_that_was_not_allowed_ends_it(lib: FakeLibrary) -> None:
+def test_iser_12_an_invalidation_that_was_not_allowed_ends_it(lib: FakeLibrary) -> None:
     """Our private data says that we cannot; memory of ours may be unusable now."""
 
     async def scenario(connection: Connection) -> None:
@@ -318,7 +318,7 @@ PAIRS = [
 
 
 @pytest.mark.parametrize("iwarp", [False, True], ids=["RoCE", "iWARP"])
-def test_cancelled_at_each_turn_everything_is_given_back(lib: FakeLibrary, iwarp: bool) -> None:
+def test_iser_21_cancelled_at_each_turn_everything_is_given_back(lib: FakeLibrary, iwarp: bool) -> None:
     """Connecting, sending and receiving are cancelled after each number of turns of the loop they take, and a few more.
 
     Where a thread is waited for, nobody knows how many turns that takes: then after twice as many each time.
@@ -362,7 +362,7 @@ def test_using_it_before_it_is_up(lib: FakeLibrary) -> None:
     run(scenario)
 
 
-def test_without_devices_there_is_no_channel(lib: FakeLibrary) -> None:
+def test_iser_25_without_devices_there_is_no_channel(lib: FakeLibrary) -> None:
     lib.fail["cm_open"] = -19
 
     async def inside() -> None:
@@ -401,7 +401,7 @@ def test_what_may_be_secret_is_wiped_when_it_has_been_sent(lib: FakeLibrary) -> 
     run(scenario)
 
 
-def test_shared_memory_is_freed_behind_the_queue_pair(lib: FakeLibrary) -> None:
+def test_iser_46_shared_memory_is_freed_behind_the_queue_pair(lib: FakeLibrary) -> None:
     async def scenario(connection: Connection) -> None:
         await connect(connection, lib)
         connection.share(4096, writable=True)

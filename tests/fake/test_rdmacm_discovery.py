@@ -69,7 +69,7 @@ def test_the_whole_way() -> None:
     assert all(message[0] == 0x10 for message in link.sent)
 
 
-def test_a_list_in_parts() -> None:
+def test_iser_10_a_list_in_parts() -> None:
     link = MemoryLink(FakeTarget(replace(TWO, part_bytes=20)), PEER)
     outcome, steps = discover(link, pause_s=0.0001)
     assert isinstance(outcome, DiscoveryDone)
@@ -77,7 +77,7 @@ def test_a_list_in_parts() -> None:
     assert steps == ["login", "sendtargets", "logout"]
 
 
-def test_chap_both_ways() -> None:
+def test_iser_27_chap_both_ways() -> None:
     chap = TargetChap("joe", "secret-of-joe", "array", "secret-of-array")
     question = ASKING._replace(
         username="joe", password="secret-of-joe", username_in="array", password_in="secret-of-array"
@@ -88,7 +88,7 @@ def test_chap_both_ways() -> None:
     assert not any(b"secret-of" in message for message in link.sent)
 
 
-def test_a_wrong_secret_is_an_authorization_failure() -> None:
+def test_iser_27_a_wrong_secret_is_an_authorization_failure() -> None:
     link = MemoryLink(FakeTarget(TargetScript(chap=TargetChap("joe", "secret-of-joe"))), PEER)
     failure = fails(link, ASKING._replace(username="joe", password="wrong-secret-1"))
     assert failure.err is IscsiErr.LOGIN_AUTH_FAILED
@@ -102,7 +102,7 @@ def test_a_refused_login() -> None:
     assert PEER in failure.message
 
 
-def test_a_redirection() -> None:
+def test_iser_35_a_redirection() -> None:
     link = MemoryLink(FakeTarget(TargetScript(redirect=(0x0101, "10.9.0.9:3261"))), PEER)
     outcome, _ = discover(link)
     assert outcome == Redirected(Portal("10.9.0.9", 3261), permanent=False)

@@ -189,7 +189,7 @@ def test_many_commands_take_turns() -> None:
     use(work, slots=2)
 
 
-def test_a_cancelled_command_keeps_its_buffer_until_the_answer() -> None:
+def test_iser_46_a_cancelled_command_keeps_its_buffer_until_the_answer() -> None:
     async def work(session: Session, connection: MemoryConnection) -> None:
         connection.hold = True
         read = asyncio.create_task(session.execute(ZERO, scsi.read_blocks(0, 1), read_bytes=512))
@@ -259,7 +259,7 @@ def test_everybody_hears_of_the_end(how: Callable[[MemoryConnection], None], wor
     assert session.ended.done()
 
 
-def test_a_late_answer_ends_the_session() -> None:
+def test_iser_46_a_late_answer_ends_the_session() -> None:
     async def work(session: Session, connection: MemoryConnection) -> None:
         connection.hold = True
         long = asyncio.create_task(session.execute(ZERO, scsi.test_unit_ready(), deadline_s=30.0))
@@ -305,7 +305,7 @@ def test_cancelled_at_each_turn_nothing_is_left() -> None:
 # The walk
 
 
-def test_the_walk() -> None:
+def test_iser_37_the_walk() -> None:
     disks = {
         0: Disk(sense=[fake.UNIT_ATTENTION]),
         1: Disk(blocks=128, sense=[fake.UNIT_ATTENTION, fake.UNIT_ATTENTION], knows_16=False, serial="serial-2"),

@@ -42,7 +42,7 @@ def descriptors() -> int:
 
 
 @pytest.mark.parametrize("address", [RXE, SIW], ids=["rxe", "siw"])
-def test_a_thousand_sessions(address: str) -> None:
+def test_iser_23_a_thousand_sessions(address: str) -> None:
     async def cycle(channel: EventChannel) -> None:
         question = Question(Portal(address), ME, target=TARGET)
         attempt = Attempt(question, Steps(asyncio.get_running_loop().time), os.urandom)

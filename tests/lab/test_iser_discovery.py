@@ -115,7 +115,7 @@ def test_chap_of_the_discovery_record(host: Host) -> None:
         (AUTH / "enforce_discovery_auth").write_text("0")
 
 
-def test_no_device_at_all_is_a_sentence(host: Host) -> None:
+def test_iser_25_no_device_at_all_is_a_sentence(host: Host) -> None:
     wait_for(lambda: contexts() == 0, "the workers to end", limit_s=20)
     sh(f"""
        echo 0 > /sys/kernel/config/target/iscsi/{world.TARGET}/tpgt_1/np/{ISER}/iser

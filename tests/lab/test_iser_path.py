@@ -27,7 +27,7 @@ def targets() -> None:
     world.set_up()
 
 
-def test_ipv6() -> None:
+def test_iser_14_ipv6() -> None:
     sh(f"ip address add fd09::1/64 dev d0 nodad; target {TARGET} [fd09::1]:3260 iser")
     done = world.rdmactl("iser", "ping", "[fd09::1]", f"[fd09::1]:3260/{TARGET}", "-n", ME, "-j")
     assert done.status == 0, done.error
@@ -37,7 +37,7 @@ def test_ipv6() -> None:
 
 
 @both
-def test_too_little_memory_may_be_locked(address: str) -> None:
+def test_iser_24_too_little_memory_may_be_locked(address: str) -> None:
     words = [RDMACTL, "iser", "ping", address, "-n", ME]
     limit = (64 << 10, 64 << 10)
     done = subprocess.run(
@@ -56,7 +56,7 @@ def workers(parent: int) -> list[int]:
 
 
 @both
-def test_stopped_for_a_while_it_goes_on_or_says_why_not(address: str) -> None:
+def test_iser_57_stopped_for_a_while_it_goes_on_or_says_why_not(address: str) -> None:
     """Soft-RoCE's target tries again while nobody is there to post receives; soft-iWARP has to end the connection."""
     device, _ = world.DEVICES[address]
     words = [RDMACTL, "iser", "perf", f"{address}/{TARGET}", "-n", ME, "-d", "3", "-j"]
@@ -73,7 +73,7 @@ def test_stopped_for_a_while_it_goes_on_or_says_why_not(address: str) -> None:
     assert world.rdmactl("iser", "ping", f"{address}/{TARGET}", "-n", ME, "-t", "20").status == 0
 
 
-def test_a_link_that_goes_down() -> None:
+def test_iser_53_a_link_that_goes_down() -> None:
     words = [RDMACTL, "iser", "perf", f"{RXE}/{TARGET}", "-n", ME, "-d", "60", "-j"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as user:
         wait_for(lambda: world.resources("rxe0")["qp"] > 1, "the session to be there")

@@ -94,7 +94,7 @@ def test_ping_for_people() -> None:
 
 @both
 @pytest.mark.parametrize("mutual", [False, True], ids=["one-way", "mutual"])
-def test_chap(address: str, mutual: bool, tmp_path: Path) -> None:
+def test_iser_27_chap(address: str, mutual: bool, tmp_path: Path) -> None:
     (tmp_path / "joe").write_text("secret-of-joe-1\n")
     (tmp_path / "array").write_text("secret-of-array-1\n")
     words = ["--chap-name", "joe", "--chap-secret-from", str(tmp_path / "joe")]
@@ -106,7 +106,7 @@ def test_chap(address: str, mutual: bool, tmp_path: Path) -> None:
 
 
 @both
-def test_chap_that_fails(address: str, tmp_path: Path) -> None:
+def test_iser_27_chap_that_fails(address: str, tmp_path: Path) -> None:
     """LIO often closes the connection before its answer is read: then the sentence says what is probable."""
     (tmp_path / "joe").write_text("secret-of-joe-1\n")
     (tmp_path / "wrong").write_text("not-the-secret-1\n")
@@ -125,7 +125,7 @@ def test_chap_that_fails(address: str, tmp_path: Path) -> None:
         assert "not-the-secret" not in done.error
 
 
-def test_a_target_that_is_not_there() -> None:
+def test_iser_28_a_target_that_is_not_there() -> None:
     done = iser("ping", f"{RXE}/iqn.2026-11.test:nobody")
     assert done.status in (12, 13)
     assert "iqn.2026-11.test:nobody" in done.error
@@ -139,7 +139,7 @@ def test_without_a_name_there_must_be_one_target() -> None:
 
 
 @both
-def test_luns(address: str) -> None:
+def test_iser_37_luns(address: str) -> None:
     done = iser("luns", f"{address}/{TARGET}", "-j")
     assert done.status == 0, done.error
     zero, one = done.json()["luns"]
@@ -201,7 +201,7 @@ def test_perf_of_a_unit_that_is_not_there() -> None:
 
 
 @both
-def test_what_is_written_is_read_and_in_the_file(address: str) -> None:
+def test_iser_38_what_is_written_is_read_and_in_the_file(address: str) -> None:
     async def work(session: Session) -> None:
         lba = 0
         for size in (512, 1024, 4096, 8192, 65536, 131072, 262144, 524288):
@@ -222,7 +222,7 @@ def test_what_is_written_is_read_and_in_the_file(address: str) -> None:
 
 
 @both
-def test_two_hundred_commands_at_once(address: str) -> None:
+def test_iser_39_two_hundred_commands_at_once(address: str) -> None:
     async def work(session: Session) -> None:
         await session.execute(ZERO, scsi.test_unit_ready())
         ready = [session.execute(ZERO, scsi.test_unit_ready()) for _ in range(200)]
@@ -231,7 +231,7 @@ def test_two_hundred_commands_at_once(address: str) -> None:
     with_session(address, work, depth=32)
 
 
-def test_a_block_that_is_not_there() -> None:
+def test_iser_48_a_block_that_is_not_there() -> None:
     async def work(session: Session) -> None:
         await session.execute(ZERO, scsi.test_unit_ready())
         beyond = await session.execute(ZERO, scsi.read_blocks(1 << 40, 1), read_bytes=512)
@@ -247,7 +247,7 @@ def test_a_block_that_is_not_there() -> None:
 
 @both
 @pytest.mark.parametrize("fault", ["key", "address", "right"])
-def test_a_wrong_remote_key_ends_the_session_and_nothing_else(address: str, fault: str) -> None:
+def test_iser_40_a_wrong_remote_key_ends_the_session_and_nothing_else(address: str, fault: str) -> None:
     async def use(channel: EventChannel) -> None:
         async with await log_in(channel, address) as session:
             for _ in range(3):
@@ -270,7 +270,7 @@ def test_a_wrong_remote_key_ends_the_session_and_nothing_else(address: str, faul
 
 
 @both
-def test_a_group_that_is_disabled_ends_its_sessions(address: str) -> None:
+def test_iser_54_a_group_that_is_disabled_ends_its_sessions(address: str) -> None:
     async def use(channel: EventChannel) -> None:
         async with await log_in(channel, address) as session:
             (GROUP / "enable").write_text("0")
@@ -285,7 +285,7 @@ def test_a_group_that_is_disabled_ends_its_sessions(address: str) -> None:
 
 
 @both
-def test_cancelled_at_any_time_nothing_is_left(address: str) -> None:
+def test_iser_21_cancelled_at_any_time_nothing_is_left(address: str) -> None:
     """The whole way from the address to the last unit is cancelled later and later; each time nothing may be left."""
 
     async def whole(channel: EventChannel) -> None:
@@ -313,7 +313,7 @@ def test_cancelled_at_any_time_nothing_is_left(address: str) -> None:
     world.run(use, limit_s=120)
 
 
-def test_a_killed_front_end_leaves_no_session_at_the_target() -> None:
+def test_iser_55_a_killed_front_end_leaves_no_session_at_the_target() -> None:
     words = [world.RDMACTL, "iser", "perf", f"{RXE}/{TARGET}", "-n", ME, "-d", "60"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE)
     assert process.stderr is not None
@@ -327,7 +327,7 @@ def test_a_killed_front_end_leaves_no_session_at_the_target() -> None:
 # The portals of many targets
 
 
-def test_probes_in_parallel_and_a_silent_one() -> None:
+def test_iser_23_probes_in_parallel_and_a_silent_one() -> None:
     """64 at once, one of them at an address nobody has: it alone waits, and only for its own deadline."""
     done = iser("ping", *[RXE] * 31, "10.9.0.77", *[RXE] * 32, "-t", "4", "-j")
     assert done.status == 11

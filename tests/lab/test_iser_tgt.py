@@ -51,7 +51,7 @@ def _says_yes(command: str) -> bool:
 
 
 @both
-def test_discovery(address: str) -> None:
+def test_iser_36_discovery(address: str) -> None:
     done = rdmactl("iser", "ping", address, "-n", ME, "-j")
     assert done.status == 0, done.error
     (ping,) = done.json()["pings"]
@@ -59,7 +59,7 @@ def test_discovery(address: str) -> None:
 
 
 @both
-def test_a_session(address: str) -> None:
+def test_iser_36_a_session(address: str) -> None:
     done = rdmactl("iser", "ping", f"{address}/{NAME}", "-n", ME, "-j", "--nops", "20")
     assert done.status == 0, done.error
     (ping,) = done.json()["pings"]
@@ -68,7 +68,7 @@ def test_a_session(address: str) -> None:
 
 
 @both
-def test_luns(address: str) -> None:
+def test_iser_36_luns(address: str) -> None:
     done = rdmactl("iser", "luns", f"{address}/{NAME}", "-n", ME, "-j")
     assert done.status == 0, done.error
     controller, disk = done.json()["luns"]

@@ -128,7 +128,7 @@ def nothing_is_left() -> Iterator[None]:
 
 
 @both
-def test_ping(address: str) -> None:
+def test_iser_13_ping(address: str) -> None:
     done = ping(address, "-j")
     assert done.status == 0, done.error
     (result,) = done.json()["pings"]
@@ -149,7 +149,7 @@ def test_ping_for_people() -> None:
 
 
 @both
-def test_twenty_pings_leak_nothing_and_block_nobody(address: str) -> None:
+def test_iser_33_twenty_pings_leak_nothing_and_block_nobody(address: str) -> None:
     before = resources("rxe0"), resources("siw0")
     done = ping(address, "-c", "20", "-j")
     assert done.status == 0, done.error
@@ -164,7 +164,7 @@ def test_twenty_pings_leak_nothing_and_block_nobody(address: str) -> None:
     [(f"{RXE}:3299", "reject reason 8"), (f"{SIW}:3299", "rdma_connect: 111"), (f"{RXE}:3261", "reject reason 8")],
     ids=["rxe", "siw", "rxe, portal for TCP only"],
 )
-def test_refused(address: str, words: str) -> None:
+def test_iser_15_16_refused(address: str, words: str) -> None:
     done = ping(address)
     assert done.status == 11
     assert f"{address} refused the RDMA connection" in done.error
@@ -175,7 +175,7 @@ def test_refused(address: str, words: str) -> None:
     assert len(done.error.splitlines()) == 1
 
 
-def test_a_tcp_portal_behind_soft_iwarp_is_silent() -> None:
+def test_iser_17_26_a_tcp_portal_behind_soft_iwarp_is_silent() -> None:
     """It has taken the connection for a login, and answers nobody else meanwhile."""
     done = ping(f"{SIW}:3261", "-t", "2")
     assert done.status == 11
@@ -183,7 +183,7 @@ def test_a_tcp_portal_behind_soft_iwarp_is_silent() -> None:
 
 
 @pytest.mark.parametrize("address", ["10.9.0.77", "10.9.1.77"], ids=["rxe", "siw"])
-def test_silent_hosts_end_at_the_deadline(address: str) -> None:
+def test_iser_18_silent_hosts_end_at_the_deadline(address: str) -> None:
     done = ping(address, "-t", "1.5", "-j")
     assert done.status == 11
     (result,) = done.json()["pings"]
@@ -201,24 +201,24 @@ def test_silent_hosts_end_at_the_deadline(address: str) -> None:
         ("no-such-host.invalid", 10, "there is no address for no-such-host.invalid"),
     ],
 )
-def test_no_way(address: str, status: int, words: str) -> None:
+def test_iser_20_no_way(address: str, status: int, words: str) -> None:
     done = ping(address)
     assert (done.status, words in done.error) == (status, True), done.error
 
 
-def test_the_source_address_chooses_the_device() -> None:
+def test_iser_20_22_the_source_address_chooses_the_device() -> None:
     (result,) = ping(f"{RXE}:3299", "-s", SIW, "-j", "-t", "2").json()["pings"]
     assert result["device"] == "siw0"
     assert ping(RXE, "-s", "10.9.0.99").status == 10
 
 
 @both
-def test_without_privilege(address: str) -> None:
+def test_iser_24_without_privilege(address: str) -> None:
     done = ping(address, uid=NOBODY)
     assert done.status == 0, done.error
 
 
-def test_a_login_that_is_refused_names_portal_and_reason() -> None:
+def test_iser_28_a_login_that_is_refused_names_portal_and_reason() -> None:
     """LIO often closes the connection before its answer is read; both is said as what it is."""
     auth = Path("/sys/kernel/config/target/iscsi/discovery_auth")
     (auth / "userid").write_text("joe")
@@ -361,7 +361,7 @@ def test_a_request_that_is_refused(address: str) -> None:
 
 
 @both
-def test_cancelled_anywhere_it_is_taken_down(address: str) -> None:
+def test_iser_21_cancelled_anywhere_it_is_taken_down(address: str) -> None:
     """After each number of turns of the loop, until the connection is made."""
 
     async def use(channel: EventChannel) -> None:
@@ -403,7 +403,7 @@ def test_silence_ends_at_the_stage_deadline() -> None:
     run(use)
 
 
-def test_a_blocking_connect_does_not_stop_the_loop() -> None:
+def test_iser_18_a_blocking_connect_does_not_stop_the_loop() -> None:
     """Soft-iWARP connects TCP inside rdma_connect; it is given up, and the process says that it has to end."""
     script = f"""
 import asyncio, os, time
@@ -475,7 +475,7 @@ def asked(address: str, target: FakeTarget | None, deadline_s: float = 5.0, **ho
 
 
 @both
-def test_targets_are_listed_as_they_are_said(address: str) -> None:
+def test_iser_30_targets_are_listed_as_they_are_said(address: str) -> None:
     names = {f"iqn.2026-11.test:{number:04}": [f"{address}:3260,1"] for number in range(500)}
     report = asked(address, FakeTarget(TargetScript(targets=names)))
     assert report.error is None
@@ -483,7 +483,7 @@ def test_targets_are_listed_as_they_are_said(address: str) -> None:
 
 
 @both
-def test_a_status_that_outruns_the_disconnect_is_read(address: str) -> None:
+def test_iser_29_a_status_that_outruns_the_disconnect_is_read(address: str) -> None:
     """The answer and DISCONNECTED are there at once: the queue is read before the event is believed."""
 
     def twist(asked: Pdu, answers: list[Pdu]) -> list[Pdu]:

@@ -26,7 +26,7 @@ def ping(address: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_devices_are_not_held() -> None:
+def test_iser_56_devices_are_not_held() -> None:
     sh("siw stock; link rxe0 rxe d0 10.9.0.1/24; link siw0 siw d1 10.9.1.1/24")
     sh("target iqn.2026-11.test:t0 10.9.0.1:3260 iser")
     answered, refused = ping("10.9.0.1"), ping("10.9.1.1")
@@ -42,7 +42,7 @@ def test_devices_are_not_held() -> None:
     assert "this host has no usable RDMA device" in absent.stderr
 
 
-def test_a_worker_that_is_ready_holds_nothing_and_finds_what_comes_later() -> None:
+def test_iser_56_a_worker_that_is_ready_holds_nothing_and_finds_what_comes_later() -> None:
     sh("link rxe7 rxe d7 10.9.7.1/24")
 
     def ready(pid: int) -> bool:

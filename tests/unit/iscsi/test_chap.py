@@ -60,14 +60,14 @@ def challenge(text: str | None = None, **changes: str) -> Pairs:
         ),
     ],
 )
-def test_known_responses(algorithm: int, identifier: int, challenge_hex: str, response_hex: str) -> None:
+def test_058_059_known_responses(algorithm: int, identifier: int, challenge_hex: str, response_hex: str) -> None:
     """Rows 58 and 59."""
     response = chap_response(algorithm, identifier, Secret(SECRET), bytes.fromhex(challenge_hex))
     assert response.hex() == response_hex
     assert len(response) == ALGORITHMS[algorithm][1]
 
 
-def test_known_mutual_response() -> None:
+def test_058_known_mutual_response() -> None:
     """Row 58."""
     ours = bytes.fromhex("91d015a6fa9e7a8e3fa881927154ff29")
     assert chap_response(5, 22, Secret("outsecret12345"), ours).hex() == "b2f2f14a3cd786d5658354f8d7bc1637"
@@ -83,7 +83,7 @@ def test_known_mutual_response() -> None:
         ("0B" + base64.b64encode(b"hello").decode().rstrip("="), b"hello"),
     ],
 )
-def test_binary_values(text: str, data: bytes) -> None:
+def test_060_061_062_binary_values(text: str, data: bytes) -> None:
     assert parse_binary(text) == data
 
 
@@ -108,7 +108,7 @@ def test_binary_values_never_raise_anything_else(text: str) -> None:
 
 
 @pytest.mark.parametrize("length", [1, 8, 50, 1024])
-def test_challenges_of_every_legal_length(length: int) -> None:
+def test_064_065_challenges_of_every_legal_length(length: int) -> None:
     """Rows 64 and 65."""
     chap = dialogue()
     answer = dict(chap.respond(challenge(encode_binary(bytes(length)))))
@@ -118,14 +118,14 @@ def test_challenges_of_every_legal_length(length: int) -> None:
 
 
 @pytest.mark.parametrize("text", [encode_binary(bytes(1025)), "0x", "1234", "0xgg", "0b!"])
-def test_bad_challenges(text: str) -> None:
+def test_066_bad_challenges(text: str) -> None:
     """Row 66."""
     with pytest.raises(PeerError, match="bad CHAP_C: it"):
         dialogue().respond(challenge(text))
 
 
 @pytest.mark.parametrize("text", ["256", "-1", "", "1 2"])
-def test_bad_identifiers(text: str) -> None:
+def test_067_bad_identifiers(text: str) -> None:
     """Row 67."""
     with pytest.raises(PeerError, match="bad CHAP_I"):
         dialogue().respond(challenge(CHAP_I=text))
@@ -136,20 +136,20 @@ def test_a_hexadecimal_identifier_is_fine() -> None:
 
 
 @pytest.mark.parametrize("text", ["99", "6", "5,7", "five"])
-def test_foreign_algorithms(text: str) -> None:
+def test_068_foreign_algorithms(text: str) -> None:
     """Row 68."""
     with pytest.raises(PeerError, match=f'CHAP_A="{text}" was answered, offered was "5"'):
         dialogue().respond(challenge(CHAP_A=text))
 
 
-def test_rejected_algorithms() -> None:
+def test_069_rejected_algorithms() -> None:
     """Row 69."""
     with pytest.raises(PeerError, match="accepts none of the CHAP algorithms 5"):
         dialogue().respond(challenge(CHAP_A="Reject"))
 
 
 @pytest.mark.parametrize("missing", ["CHAP_A", "CHAP_I", "CHAP_C"])
-def test_missing_keys_are_named(missing: str) -> None:
+def test_070_missing_keys_are_named(missing: str) -> None:
     """Row 70; keys that come twice (row 71) are refused by the text parser."""
     with pytest.raises(PeerError, match=f"{missing} is missing"):
         dialogue().respond([pair for pair in challenge() if pair[0] != missing])
@@ -166,33 +166,33 @@ def verdict(credentials: ChapCredentials = MUTUAL, **changes: str | None) -> Non
 
 
 @pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
-def test_mutual_success(algorithm: int) -> None:
+def test_058_059_mutual_success(algorithm: int) -> None:
     """Rows 58 and 59."""
     verdict(ChapCredentials("inuser", Secret(SECRET), "outuser", Secret("outsecret12345"), (algorithm,)))
 
 
-def test_mutual_response_in_base64() -> None:
+def test_063_mutual_response_in_base64() -> None:
     """Row 63."""
     response = chap_response(5, 0, Secret("outsecret12345"), bytes(range(32)))
     verdict(CHAP_R="0b" + base64.b64encode(response).decode())
 
 
 @pytest.mark.parametrize("missing", ["CHAP_N", "CHAP_R"])
-def test_mutual_missing_keys(missing: str) -> None:
+def test_077_mutual_missing_keys(missing: str) -> None:
     """Row 77."""
     with pytest.raises(PeerError, match=f"{missing} is missing"):
         verdict(**{missing: None})
 
 
 @pytest.mark.parametrize("text", ["0x00", encode_binary(bytes(16)), encode_binary(bytes(17)), "0x", "junk"])
-def test_mutual_wrong_response(text: str) -> None:
+def test_078_mutual_wrong_response(text: str) -> None:
     """Row 78."""
     with pytest.raises(PeerError, match="the target failed authentication"):
         verdict(CHAP_R=text)
 
 
 @pytest.mark.parametrize("name", ["someone", "", "x" * 300, "OUTUSER"])
-def test_mutual_wrong_name(name: str) -> None:
+def test_079_mutual_wrong_name(name: str) -> None:
     """Row 79."""
     with pytest.raises(PeerError, match='expected was "outuser"'):
         verdict(CHAP_N=name)
@@ -202,7 +202,7 @@ def test_any_name_will_do_when_none_is_configured() -> None:
     verdict(ChapCredentials("inuser", Secret(SECRET), None, Secret("outsecret12345")), CHAP_N="whoever")
 
 
-def test_a_reflected_challenge_is_refused() -> None:
+def test_081_a_reflected_challenge_is_refused() -> None:
     """Row 81: the challenge of one login comes back in another one of this process."""
     book = ChallengeBook()
     ours = dict(dialogue(MUTUAL, book).respond(challenge()))["CHAP_C"]
@@ -222,12 +222,12 @@ def test_a_reflected_challenge_is_refused() -> None:
         (("u", Secret("x"), None, None, ()), "algorithms"),
     ],
 )
-def test_credentials_that_cannot_be_safe_are_refused(arguments: Any, reason: str) -> None:
+def test_082_credentials_that_cannot_be_safe_are_refused(arguments: Any, reason: str) -> None:
     with pytest.raises(LocalError, match=reason):
         ChapCredentials(*arguments)
 
 
-def test_short_secrets_are_told() -> None:
+def test_083_short_secrets_are_told() -> None:
     """Row 83."""
     assert ChapCredentials("u", Secret("short")).notices()
     assert ChapCredentials("u", Secret(SECRET), None, Secret("short")).notices()

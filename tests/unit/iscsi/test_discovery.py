@@ -145,7 +145,7 @@ def test_chap_that_fails(chap: TargetChap, credentials: ChapCredentials | None, 
 
 
 @pytest.mark.parametrize("digests", [("CRC32C",), ("None", "CRC32C")])
-def test_digests(digests: tuple[str, ...]) -> None:
+def test_018_019_digests(digests: tuple[str, ...]) -> None:
     script = TargetScript(limits={"HeaderDigest": "CRC32C", "DataDigest": "CRC32C"}, part_bytes=10)
     assert discover(script, header_digest=digests, data_digest=digests, step=13) == [DiscoveryDone(FOUND, 0, ())]
 
@@ -213,7 +213,7 @@ def test_106_going_on_and_ending_at_once(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("transport", "limit"), [("tcp", 4), ("iser", 2)])
-def test_103_endless_empty_parts(transport: str, limit: int) -> None:
+def test_103_iser_10_endless_empty_parts(transport: str, limit: int) -> None:
     """Row 103; row 10 E."""
     engine = DiscoveryEngine(
         discovery_config(transport=transport, pause_s=0.0, single_transition=False), random_bytes=counting_bytes
@@ -318,7 +318,7 @@ def test_a_silent_logout_ends_soon() -> None:
 # Time.
 
 
-def test_a_pause_lies_between_parts_over_iser() -> None:
+def test_iser_31_a_pause_lies_between_parts_over_iser() -> None:
     engine = DiscoveryEngine(discovery_config(transport="iser", single_transition=False), random_bytes=counting_bytes)
     engine.start(0.0)
     feed(engine, response(transit=True))
@@ -388,7 +388,7 @@ STREAM_LOGIN = encode(response(transit=True))
         (STREAM_LOGIN + b"\x24\x80\0\0\xff" + bytes(43), 48, 48 + 1020),  # row 13
     ],
 )
-def test_a_pdu_that_does_not_end(received: bytes, have: int, wanted: int) -> None:
+def test_004_005_006_009_013_a_pdu_that_does_not_end(received: bytes, have: int, wanted: int) -> None:
     """At the deadline, and when the connection ends inside (row 9)."""
     for closing in (False, True):
         engine = StreamDiscovery(discovery_config(), random_bytes=counting_bytes)
@@ -445,7 +445,7 @@ def test_003_114_a_closed_connection() -> None:
         (b"\xa3" + bytes(47), "unexpected opcode 0xa3", False),  # row 15
     ],
 )
-def test_broken_framing_ends_the_discovery(received: bytes, reason: str, retry: bool) -> None:
+def test_010_015_broken_framing_ends_the_discovery(received: bytes, reason: str, retry: bool) -> None:
     for before in (b"", STREAM_LOGIN):
         engine = StreamDiscovery(discovery_config(), random_bytes=counting_bytes)
         engine.start(0.0)

@@ -26,7 +26,7 @@ PDU = TextResponse(1).pdu(b"fourteen bytes")
 buffers = st.none() | st.builds(RemoteBuffer, st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFFFFFFFFFF))
 
 
-def test_offsets() -> None:
+def test_iser_01_offsets() -> None:
     """Row 1."""
     header = IserHeader(RemoteBuffer(0x01020304, 0x1112131415161718), RemoteBuffer(0x21222324, 0x3132333435363738))
     assert header.pack().hex() == "1c000000" + "01020304" + "1112131415161718" + "21222324" + "3132333435363738"
@@ -35,7 +35,7 @@ def test_offsets() -> None:
 
 
 @given(buffers, buffers)
-def test_pack_and_unpack_are_inverse(write: RemoteBuffer | None, read: RemoteBuffer | None) -> None:
+def test_iser_01_pack_and_unpack_are_inverse(write: RemoteBuffer | None, read: RemoteBuffer | None) -> None:
     """Row 1, all combinations of flags."""
     header = IserHeader(write, read)
     assert IserHeader.unpack(header.pack()) == header
@@ -43,12 +43,12 @@ def test_pack_and_unpack_are_inverse(write: RemoteBuffer | None, read: RemoteBuf
 
 
 @pytest.mark.parametrize("padding", [0, 1, 2, 3])
-def test_padding_is_optional(padding: int) -> None:
+def test_iser_02_padding_is_optional(padding: int) -> None:
     """Row 2: LIO pads, tgt and the kernel's initiator do not."""
     assert unwrap(wrap(PDU) + bytes(padding)) == PDU
 
 
-def test_truncation_at_each_length() -> None:
+def test_iser_02_truncation_at_each_length() -> None:
     """Row 2."""
     whole = wrap(PDU)
     assert len(whole) == 90
@@ -65,7 +65,7 @@ def test_additional_headers_are_skipped() -> None:
 
 
 @pytest.mark.parametrize("nibble", [0, 2, 3, 15])
-def test_other_headers_are_refused(nibble: int) -> None:
+def test_iser_03_other_headers_are_refused(nibble: int) -> None:
     """Row 3: Hello and HelloReply among them."""
     with pytest.raises(PeerError, match="Hello" if nibble in (2, 3) else "opcode"):
         unwrap(bytes((nibble << 4,)) + wrap(PDU)[1:])
@@ -82,7 +82,7 @@ def test_other_headers_are_refused(nibble: int) -> None:
         (b"\xc0" + bytes(195), CmFlags(False, False)),
     ],
 )
-def test_private_data(data: bytes, flags: CmFlags) -> None:
+def test_iser_05_private_data(data: bytes, flags: CmFlags) -> None:
     """Row 5."""
     assert read_private_data(data) == flags
     assert PRIVATE_DATA.hex() == "c0000000"

@@ -78,7 +78,7 @@ def test_exp_statsn_follows_the_target() -> None:
     assert request(sent[1]).exp_statsn == 0
 
 
-def test_proposals_of_lio_are_answered_once() -> None:
+def test_iser_06_proposals_of_lio_are_answered_once() -> None:
     """Row 6 E: missing keys are proposed with T=0; an empty answer would bring them again."""
     proposals = response(("TaskReporting", "RFC3720"), ("X-vendor", "1"), transit=False, nsg=0, tsih=0)
     sent, _, _ = done(login_engine(), proposals, response())
@@ -109,7 +109,7 @@ def test_iser_in_user_space_may_save_the_round_trip() -> None:
     assert (request(sent[0]).transit, request(sent[0]).nsg) == (True, 3)
 
 
-def test_iser_refused_by_the_target() -> None:
+def test_iser_07_iser_refused_by_the_target() -> None:
     """Row 7 E."""
     failed = failure(login_engine(transport="iser", single_transition=False), response(("RDMAExtensions", "No")))
     assert "RDMAExtensions" in failed.message
@@ -117,7 +117,7 @@ def test_iser_refused_by_the_target() -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 5, 21, 30])
-def test_a_text_in_parts_of_the_target(cut: int) -> None:
+def test_034_035_a_text_in_parts_of_the_target(cut: int) -> None:
     """Rows 34 and 35: at the boundary of a pair (21) and inside keys and values."""
     text = build_text([("TargetAlias", "disk one"), ("TargetPortalGroupTag", "3")])
     first = response(raw=text[:cut], transit=False, nsg=0, more=True, tsih=0)
@@ -159,14 +159,14 @@ def test_a_text_of_ours_in_parts() -> None:
         ({"tsih": 0}, "without a TSIH"),  # row 44
     ],
 )
-def test_headers_that_contradict_the_login(fields: dict[str, Any], reason: str) -> None:
+def test_036_039_041_042_043_044_headers_that_contradict_the_login(fields: dict[str, Any], reason: str) -> None:
     failed = failure(login_engine(), response(**fields))
     assert failed.err is IscsiErr.FATAL_LOGIN
     assert not failed.retry
     assert re.search(reason, failed.message), failed.message
 
 
-def test_tsih_zero_in_a_discovery_is_told_only() -> None:
+def test_044_tsih_zero_in_a_discovery_is_told_only() -> None:
     """Row 44."""
     _, _, notices = done(login_engine(target_name=None), response(tsih=0))
     assert "TSIH" in notices[0].message
@@ -177,7 +177,7 @@ def test_a_tag_the_kernel_chose_is_not_compared() -> None:
 
 
 @pytest.mark.parametrize("credentials", [ONE_WAY, MUTUAL])
-def test_t_bit_nobody_asked_for(credentials: ChapCredentials) -> None:
+def test_040_074_076_t_bit_nobody_asked_for(credentials: ChapCredentials) -> None:
     """Rows 40, 74 and 76: the target ends the stage before authentication has taken place."""
     early = security(("AuthMethod", "CHAP"), **TO_OPERATIONAL)
     expected = "asked for was none" if credentials.mutual else "before authentication is complete"
@@ -192,7 +192,7 @@ def test_t_bit_nobody_asked_for(credentials: ChapCredentials) -> None:
     ("more", "reason"), [(True, "no progress|more than 65536"), (False, f"no progress after {MAX_ROUNDS} rounds")]
 )
 @pytest.mark.parametrize("size", [0, 8000])
-def test_endless_logins_end(more: bool, reason: str, size: int) -> None:
+def test_037_038_085_endless_logins_end(more: bool, reason: str, size: int) -> None:
     """Rows 37, 38 and 85."""
     text = b"A" * size if more else b"X-k=1\0" if size else b""
     again = response(raw=text, transit=False, nsg=0, more=more, tsih=0)
@@ -202,7 +202,7 @@ def test_endless_logins_end(more: bool, reason: str, size: int) -> None:
     assert re.search(reason, failed.message)
 
 
-def test_endless_security_stage_ends() -> None:
+def test_085_endless_security_stage_ends() -> None:
     """Row 85."""
     rounds = [CHAP_CHOSEN, CHALLENGED, *[security()] * 300]
     assert "no progress" in failure(login_engine(chap=ONE_WAY), *rounds).message
@@ -210,7 +210,7 @@ def test_endless_security_stage_ends() -> None:
 
 @pytest.mark.parametrize("status", [*sorted(set(STATUS_WORDS) - {0x0101, 0x0102}), 0x0103, 0x0400, 0x05FF, 0x02FE])
 @pytest.mark.parametrize("target_name", [TARGET, None])
-def test_every_refusal_is_a_sentence(status: int, target_name: str | None) -> None:
+def test_045_046_047_048_every_refusal_is_a_sentence(status: int, target_name: str | None) -> None:
     """Rows 45 and 46. Numbers of stages, tags and T do not matter (row 47), nor do keys (row 48)."""
     odd = response(raw=b"no text at all", status=status, csg=0, nsg=3, isid=bytes(6), itt=5, tsih=0)
     failed = failure(login_engine(target_name=target_name), odd)
@@ -235,7 +235,7 @@ def test_refusals_name_the_usual_cause() -> None:
     assert "MaxBurstLength" in (refused(0x0200).hint or "")
 
 
-def test_algorithm_seven_clash_is_explained() -> None:
+def test_084_algorithm_seven_clash_is_explained() -> None:
     """Row 84."""
     credentials = ChapCredentials("inuser", Secret(SECRET), algorithms=(7, 5))
     challenged = security(("CHAP_A", "7"), ("CHAP_I", "1"), ("CHAP_C", "0x" + "ab" * 16))
@@ -255,7 +255,7 @@ def test_algorithm_seven_clash_is_explained() -> None:
         (0x0101, "no-such-host.example", Portal("no-such-host.example"), False),  # row 54: resolved by the owner
     ],
 )
-def test_redirections(status: int, address: str, portal: Portal, permanent: bool) -> None:
+def test_053_054_055_redirections(status: int, address: str, portal: Portal, permanent: bool) -> None:
     _, events = play(login_engine(), response(("TargetAddress", address), status=status, transit=False))
     assert isinstance(events[-1], Redirected)
     assert (events[-1].portal, events[-1].permanent) == (portal, permanent)
@@ -264,14 +264,14 @@ def test_redirections(status: int, address: str, portal: Portal, permanent: bool
 @pytest.mark.parametrize(
     "pairs", [[], [("TargetAddress", "")], [("TargetAddress", "[::1")], [("TargetAddress", "a b")]]
 )
-def test_redirections_to_nowhere(pairs: list[tuple[str, str]]) -> None:
+def test_052_redirections_to_nowhere(pairs: list[tuple[str, str]]) -> None:
     """Row 52."""
     failed = failure(login_engine(), response(*pairs, status=0x0101))
     assert failed.err is IscsiErr.FATAL_LOGIN
     assert "redirects" in failed.message
 
 
-def test_redirect_loops_show_the_chain() -> None:
+def test_049_050_redirect_loops_show_the_chain() -> None:
     """Rows 49 and 50."""
     chain = RedirectChain(PORTAL)
     with pytest.raises(IscsiFailure, match=r"redirect loop: 192.0.2.1:3260 -> 192.0.2.1:3260"):
@@ -281,7 +281,7 @@ def test_redirect_loops_show_the_chain() -> None:
         chain.follow(PORTAL)
 
 
-def test_redirects_are_limited() -> None:
+def test_051_redirects_are_limited() -> None:
     """Row 51."""
     chain = RedirectChain(PORTAL)
     for hop in range(MAX_HOPS):
@@ -290,7 +290,7 @@ def test_redirects_are_limited() -> None:
         chain.follow(Portal("192.0.2.3"))
 
 
-def test_an_address_in_a_successful_response_is_ignored() -> None:
+def test_056_an_address_in_a_successful_response_is_ignored() -> None:
     """Row 56."""
     sent, _, notices = done(
         login_engine(), response(("TargetAddress", "192.0.2.99"), transit=False, nsg=0, tsih=0), response()
@@ -299,7 +299,7 @@ def test_an_address_in_a_successful_response_is_ignored() -> None:
     assert sent[1].data == b""
 
 
-def test_a_long_response_is_read() -> None:
+def test_057_a_long_response_is_read() -> None:
     """Row 57, at the limit of a text: what matters is that nothing is cut."""
     text = b"".join(b"X-vendor.k%d=%s\0" % (number, b"v" * 200) for number in range(150))
     sent, _, _ = done(login_engine(), response(raw=text, transit=False, nsg=0, tsih=0), response())
@@ -317,13 +317,13 @@ def test_a_long_response_is_read() -> None:
         (b"MaxRecvDataSegmentLength=0\0", "512 to 16777215"),  # row 31
     ],
 )
-def test_bad_keys_fail_the_login_with_their_name(text: bytes, reason: str) -> None:
+def test_021_022_023_027_029_031_bad_keys_fail_the_login_with_their_name(text: bytes, reason: str) -> None:
     failed = failure(login_engine(), response(raw=text))
     assert reason in failed.message
     assert TARGET in failed.message
 
 
-def test_unknown_keys_in_the_final_response_are_told() -> None:
+def test_028_unknown_keys_in_the_final_response_are_told() -> None:
     """Row 28."""
     _, _, notices = done(login_engine(), response(("X-org.example.foo", "1")))
     assert "X-org.example.foo" in notices[0].message
@@ -335,7 +335,7 @@ def test_a_data_segment_cut_short() -> None:
     done(login_engine(), Pdu(whole.header, whole.data + b"\0\0"))  # padding a transport left there
 
 
-def test_other_pdus_instead_of_a_login_response() -> None:
+def test_014_015_other_pdus_instead_of_a_login_response() -> None:
     """Rows 14 and 15."""
     assert "protocol error" in failure(login_engine(), Reject(0x04).pdu(bytes(48))).message
     assert "unexpected opcode 0x20" in failure(login_engine(), NopIn(1).pdu()).message
@@ -346,7 +346,7 @@ def test_other_pdus_instead_of_a_login_response() -> None:
 # CHAP inside the login.
 
 
-def test_one_way_chap() -> None:
+def test_058_one_way_chap() -> None:
     """Row 58."""
     sent, _, notices = done(login_engine(chap=ONE_WAY), CHAP_CHOSEN, CHALLENGED, security(**TO_OPERATIONAL), response())
     stages = [(r.csg, r.nsg, r.transit) for r in map(request, sent)]
@@ -374,7 +374,7 @@ def test_declarations_may_come_in_the_security_stage() -> None:
 
 
 @pytest.mark.parametrize("transit", [True, False])
-def test_a_target_without_authentication_is_told(transit: bool) -> None:
+def test_072_a_target_without_authentication_is_told(transit: bool) -> None:
     """Row 72, compatible: the target picks None, with or without ending the stage at once."""
     none = security(("AuthMethod", "None"), **(TO_OPERATIONAL if transit else {}))
     rest = [] if transit else [security(**TO_OPERATIONAL)]
@@ -386,32 +386,32 @@ def test_a_target_without_authentication_is_told(transit: bool) -> None:
     "credentials", [MUTUAL, ChapCredentials("inuser", Secret(SECRET), required=True)], ids=["mutual", "required"]
 )
 @pytest.mark.parametrize("method", ["None", "Reject"])
-def test_a_target_without_authentication_is_refused(credentials: ChapCredentials, method: str) -> None:
+def test_072_073_a_target_without_authentication_is_refused(credentials: ChapCredentials, method: str) -> None:
     """Rows 72 (required) and 73."""
     failed = failure(login_engine(chap=credentials), security(("AuthMethod", method)))
     assert "the target refuses authentication" in failed.message
 
 
 @pytest.mark.parametrize("method", ["KRB5", "CHAP,None", "chap", ""])
-def test_methods_nobody_offered(method: str) -> None:
+def test_075_methods_nobody_offered(method: str) -> None:
     """Row 75."""
     failed = failure(login_engine(chap=ONE_WAY), security(("AuthMethod", method)))
     assert f'AuthMethod="{method}" was answered' in failed.message
 
 
-def test_a_method_is_needed() -> None:
+def test_074_a_method_is_needed() -> None:
     """Row 74."""
     for fields in ({}, TO_OPERATIONAL):
         assert "AuthMethod is missing" in failure(login_engine(chap=ONE_WAY), security(**fields)).message
 
 
-def test_chap_keys_twice() -> None:
+def test_071_chap_keys_twice() -> None:
     """Row 71."""
     twice = security(raw=b"CHAP_A=5\0CHAP_A=5\0CHAP_I=1\0CHAP_C=0xab\0")
     assert "duplicate key CHAP_A" in failure(login_engine(chap=ONE_WAY), CHAP_CHOSEN, twice).message
 
 
-def test_a_reflected_challenge_ends_the_login() -> None:
+def test_081_a_reflected_challenge_ends_the_login() -> None:
     """Row 81, over two logins of one process."""
     book = ChallengeBook()
     sent, _ = play(login_engine(book, chap=MUTUAL), CHAP_CHOSEN, CHALLENGED)
@@ -419,7 +419,7 @@ def test_a_reflected_challenge_ends_the_login() -> None:
     assert "reflected" in failure(login_engine(book, chap=MUTUAL), CHAP_CHOSEN, reflected).message
 
 
-def test_short_secrets_and_challenges_are_told() -> None:
+def test_064_083_short_secrets_and_challenges_are_told() -> None:
     """Rows 64 and 83."""
     weak = security(("CHAP_A", "5"), ("CHAP_I", "1"), ("CHAP_C", "0xab"))
     _, events = play(login_engine(chap=ChapCredentials("u", Secret("short"))), CHAP_CHOSEN, weak)
@@ -431,7 +431,7 @@ def test_short_secrets_and_challenges_are_told() -> None:
 # Time and connection.
 
 
-def test_a_silent_target() -> None:
+def test_002_a_silent_target() -> None:
     """Row 2."""
     engine = login_engine(deadline_s=15.0)
     engine.start(100.0)
@@ -466,7 +466,7 @@ def test_an_answer_after_the_deadline_is_too_late() -> None:
         ({"chap": ONE_WAY}, [CHAP_CHOSEN, CHALLENGED, security(**TO_OPERATIONAL)], "operational keys"),
     ],
 )
-def test_a_lost_connection_is_explained_by_its_stage(config: Any, responses: list[Pdu], cause: str) -> None:
+def test_003_a_lost_connection_is_explained_by_its_stage(config: Any, responses: list[Pdu], cause: str) -> None:
     """Row 3; LIO over iSER mostly loses the status of a refusal."""
     engine = login_engine(**config)
     play(engine, *responses)

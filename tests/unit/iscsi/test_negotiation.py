@@ -60,14 +60,14 @@ def test_answers_of_lio_over_iser() -> None:
 
 
 @pytest.mark.parametrize("key", ["HeaderDigest", "DataDigest"])
-def test_a_digest_that_was_not_offered_names_key_offer_and_answer(key: str) -> None:
+def test_029_a_digest_that_was_not_offered_names_key_offer_and_answer(key: str) -> None:
     """Row 29."""
     with pytest.raises(PeerError, match=f'{key}="CRC32C" was answered, but only "None" was offered'):
         result((key, "CRC32C"))
 
 
 @pytest.mark.parametrize("answers", [[("HeaderDigest", "None")], [("HeaderDigest", "Reject")], []])
-def test_no_digest_when_one_is_demanded(answers: list[tuple[str, str]]) -> None:
+def test_030_no_digest_when_one_is_demanded(answers: list[tuple[str, str]]) -> None:
     """Row 30: never fall back silently."""
     with pytest.raises(PeerError, match="HeaderDigest"):
         result(*answers, header_digest=("CRC32C",))
@@ -79,7 +79,7 @@ def test_digests_are_chosen_from_the_offer() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "511", "16777216", "-5", "abc", ""])
-def test_numbers_out_of_range_name_the_range(text: str) -> None:
+def test_031_numbers_out_of_range_name_the_range(text: str) -> None:
     """Row 31."""
     with pytest.raises(PeerError, match=r"MaxRecvDataSegmentLength.* 512 to 16777215"):
         result(("MaxRecvDataSegmentLength", text))
@@ -91,13 +91,13 @@ def test_booleans_are_yes_or_no(text: str) -> None:
         result(("InitialR2T", text))
 
 
-def test_hexadecimal_numbers() -> None:
+def test_032_hexadecimal_numbers() -> None:
     """Row 32."""
     assert result(("MaxRecvDataSegmentLength", "0x2000")).max_xmit_data_segment_bytes == 8192
 
 
 @pytest.mark.parametrize("word", ["Irrelevant", "Reject", "NotUnderstood"])
-def test_reserved_answers_are_no_numbers(word: str) -> None:
+def test_033_reserved_answers_are_no_numbers(word: str) -> None:
     """Row 33: our own value stays."""
     assert result(("DefaultTime2Wait", word), default_time2wait_s=7).default_time2wait_s == 7
     assert result(("FirstBurstLength", word), first_burst_bytes=4096).first_burst_bytes == 4096
@@ -110,19 +110,19 @@ def test_every_key_survives_every_reserved_answer() -> None:
 
 
 @pytest.mark.parametrize("answers", [[("RDMAExtensions", "No")], [("RDMAExtensions", "Reject")], []])
-def test_iser_without_rdma_extensions_fails(answers: list[tuple[str, str]]) -> None:
+def test_iser_07_iser_without_rdma_extensions_fails(answers: list[tuple[str, str]]) -> None:
     """Row 7 E."""
     with pytest.raises(PeerError, match="RDMAExtensions"):
         result(*answers, iser=True)
 
 
-def test_what_we_send_over_iser_is_clamped() -> None:
+def test_iser_08_what_we_send_over_iser_is_clamped() -> None:
     """Row 8 E: LIO agrees to more than its buffers hold."""
     got = iser(("TargetRecvDataSegmentLength", "262144"), max_xmit_data_segment_bytes=262144)
     assert got.max_xmit_data_segment_bytes == 8192
 
 
-def test_optional_iser_keys_may_be_unknown_or_declared() -> None:
+def test_iser_09_optional_iser_keys_may_be_unknown_or_declared() -> None:
     """Row 9 E."""
     declared = [("MaxOutstandingUnexpectedPDUs", "0"), ("MaxAHSLength", "256"), ("iSERHelloRequired", "No")]
     assert iser(*declared) == iser()
@@ -165,7 +165,7 @@ def test_offers_are_within_the_table() -> None:
         (("MaxAHSLength", "256"), None),
     ],
 )
-def test_proposals_are_answered(proposal: tuple[str, str], reply: str | None) -> None:
+def test_028_proposals_are_answered(proposal: tuple[str, str], reply: str | None) -> None:
     negotiation = Negotiation(SETTINGS, discovery=False, iser=False)
     assert negotiation.receive([proposal]) == ([] if reply is None else [(proposal[0], reply)])
 
@@ -186,7 +186,7 @@ def test_proposals_in_a_discovery_over_iser(proposal: tuple[str, str], reply: st
     assert negotiation.receive([proposal]) == [(proposal[0], reply)]
 
 
-def test_a_key_is_negotiated_once() -> None:
+def test_027_a_key_is_negotiated_once() -> None:
     """Row 27, over two responses; a declaration may be repeated, as LIO does with TargetPortalGroupTag."""
     negotiation = Negotiation(SETTINGS, discovery=False, iser=False)
     repeated = [("TargetPortalGroupTag", "1"), ("MaxRecvDataSegmentLength", "8192")]

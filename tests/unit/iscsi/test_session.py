@@ -81,7 +81,7 @@ def test_what_the_window_does_not_admit_waits_in_order() -> None:
     assert [command.itt for command in sent(engine)] == tags[3:]
 
 
-def test_an_impossible_window_is_one_command() -> None:
+def test_iser_11_an_impossible_window_is_one_command() -> None:
     """As tgt begins: MaxCmdSN below ExpCmdSN."""
     engine = session(2, 1)
     begin(engine), begin(engine)
@@ -91,14 +91,14 @@ def test_an_impossible_window_is_one_command() -> None:
     assert len(sent(engine)) == 1
 
 
-def test_the_window_never_shrinks() -> None:
+def test_iser_11_the_window_never_shrinks() -> None:
     engine = session(1, 10)
     itt = begin(engine)
     give(engine, ScsiResponse(itt, statsn=5, exp_cmdsn=2, max_cmdsn=4).pdu())
     assert engine.open_window == 9
 
 
-def test_numbers_wrap() -> None:
+def test_iser_11_numbers_wrap() -> None:
     engine = session(0xFFFFFFFF, 1, cmdsn=0xFFFFFFFF, statsn=0xFFFFFFFF)
     tags = [begin(engine) for _ in range(4)]
     assert [command.cmdsn for command in sent(engine)] == [0xFFFFFFFF, 0, 1]

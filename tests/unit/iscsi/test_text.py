@@ -26,7 +26,7 @@ PAIRS = [("InitiatorName", "iqn.2005-03.org.example:i"), ("SessionType", "Normal
         (b"CHAP_C=0x" + b"a" * 2048 + b"\0", [("CHAP_C", "0x" + "a" * 2048)]),
     ],
 )
-def test_readable_texts(data: bytes, pairs: list[tuple[str, str]]) -> None:
+def test_024_025_026_readable_texts(data: bytes, pairs: list[tuple[str, str]]) -> None:
     assert parse_text(data) == pairs
 
 
@@ -43,7 +43,7 @@ def test_readable_texts(data: bytes, pairs: list[tuple[str, str]]) -> None:
         (b"A=1\0A=1\0", "duplicate key A"),  # row 27
     ],
 )
-def test_unreadable_texts_say_why(data: bytes, reason: str) -> None:
+def test_021_022_023_027_unreadable_texts_say_why(data: bytes, reason: str) -> None:
     with pytest.raises(PeerError, match=reason):
         parse_text(data)
 
