@@ -324,7 +324,7 @@ class Connection:
             self._move(Own.ALIVE)
 
     def _completed_badly(self, status: int) -> None:
-        failure = failures.completion_failed(self.peer, status)
+        failure = failures.completion_failed(self.peer, status, self._sizes.receive_bytes)
         if status != failures.WR_FLUSH_ERR:
             self._fail(failure)
         elif self._flush_timer is None:

@@ -86,8 +86,8 @@ _FABRIC_REASONS = frozenset({12, 13, 14, 15, 16, 17, 26, 32})
 """Invalid GID, LID, service level, traffic class, hop limit, packet rate, MTU, flow label."""
 
 _COMPLETIONS = {
-    1: "a message from it was larger than the buffer posted for it",
-    2: "a message from it was larger than the buffer posted for it",
+    1: "a message from it was larger than the {} bytes of the buffer posted for it",
+    2: "a message from it was larger than the {} bytes of the buffer posted for it",
     4: "a buffer of ours was described wrongly",
     WR_FLUSH_ERR: "the connection broke",
     9: "it invalidated memory although that was declined",
@@ -170,9 +170,9 @@ def _rejected(peer: str, reason: int) -> PeerError:
     return PeerError(f"{peer} refused the RDMA connection: {text} (reject reason {reason})", hint=hint, code=code)
 
 
-def completion_failed(peer: str, status: int) -> PeerError:
-    """A work request of the connection to `peer` completed with `status`, which is not 0."""
-    text = _COMPLETIONS.get(status, "a work request failed")
+def completion_failed(peer: str, status: int, receive_bytes: int) -> PeerError:
+    """A work request of the connection to `peer`, with buffers of `receive_bytes`, completed with a `status` not 0."""
+    text = _COMPLETIONS.get(status, "a work request failed").format(receive_bytes)
     return PeerError(f"the RDMA connection to {peer} broke: {text} (completion status {status})", code="disconnected")
 
 

@@ -53,6 +53,7 @@ class FakeLibrary:
 
     def __init__(self, *, iwarp: bool = False) -> None:
         self.iwarp = iwarp
+        self.reads_at_once = 4
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
         self.sent: list[bytes] = []
@@ -154,7 +155,7 @@ class FakeLibrary:
         return int(self.iwarp)
 
     def device_limits(self, context: Any, out: Any) -> int:
-        out.max_qp_wr, out.max_cqe, out.max_qp_rd_atom = 64, 64, 4
+        out.max_qp_wr, out.max_cqe, out.max_qp_rd_atom = 64, 64, self.reads_at_once
         return self._did("device_limits")
 
     def device_async_fd(self, context: Any) -> int:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 
@@ -127,8 +128,16 @@ def test_a_flush_waits_for_its_reason(lib: FakeLibrary) -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize(("status", "words"), [(5, "the connection broke"), (12, "the path to it is dead")])
-def test_a_completion_that_failed_ends_it(lib: FakeLibrary, status: int, words: str) -> None:
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (1, f"larger than the {DISCOVERY.receive_bytes} bytes of the buffer"),
+        (2, f"larger than the {DISCOVERY.receive_bytes} bytes of the buffer"),
+        (5, "the connection broke"),
+        (12, "the path to it is dead"),
+    ],
+)
+def test_iser_45_49_a_completion_that_failed_ends_it(lib: FakeLibrary, status: int, words: str) -> None:
     async def scenario(connection: Connection) -> None:
         await connect(connection, lib)
         lib.complete(5)
@@ -153,7 +162,7 @@ def test_iser_12_an_invalidation_that_was_not_allowed_ends_it(lib: FakeLibrary) 
     run(scenario)
 
 
-def test_suspicion_passes_when_a_message_comes(lib: FakeLibrary) -> None:
+def test_iser_51_suspicion_passes_when_a_message_comes(lib: FakeLibrary) -> None:
     async def scenario(connection: Connection) -> None:
         await connect(connection, lib)
         lib.emit(CmEvent.UNREACHABLE, -110)
@@ -165,7 +174,20 @@ def test_suspicion_passes_when_a_message_comes(lib: FakeLibrary) -> None:
     run(scenario)
 
 
-def test_suspicion_ends_at_its_deadline(lib: FakeLibrary) -> None:
+def test_iser_52_an_address_that_moves_ends_it_and_says_so(lib: FakeLibrary) -> None:
+    """As with a failover of bonding: the queue pair still sends from the old address."""
+
+    async def scenario(connection: Connection) -> None:
+        await connect(connection, lib)
+        lib.emit(CmEvent.ADDR_CHANGE)
+        with pytest.raises(PeerError, match="moved to another interface") as caught:
+            await connection.receive()
+        assert caught.value.hint == "connect again"
+
+    run(scenario)
+
+
+def test_iser_50_51_suspicion_ends_at_its_deadline(lib: FakeLibrary) -> None:
     async def scenario(connection: Connection) -> None:
         await connect(connection, lib)
         lib.device_event(10)
@@ -194,6 +216,35 @@ def test_refusals(lib: FakeLibrary, event: CmEvent) -> None:
 
     run(scenario)
     assert lib.calls[-len(TEARDOWN) :] == TEARDOWN
+
+
+def test_iser_19_an_address_nobody_answers_for(lib: FakeLibrary) -> None:
+    async def scenario(connection: Connection) -> None:
+        attempt = asyncio.ensure_future(connection.connect(SockAddr.parse(PEER), b""))
+        await reach(connection, State.ADDRESS)
+        lib.emit(CmEvent.ADDR_ERROR, -errno.ETIMEDOUT)
+        with pytest.raises(PeerError, match="does not answer ARP"):
+            await attempt
+
+    run(scenario)
+    assert lib.calls[-2:] == ["cm_destroy_id", "cm_close"]
+
+
+@pytest.mark.parametrize(("limit", "asked"), [(0, 1), (4, 4), (128, 16)])
+def test_iser_41_reads_of_the_peer_are_always_served(
+    lib: FakeLibrary, monkeypatch: pytest.MonkeyPatch, limit: int, asked: int
+) -> None:
+    """responder_resources of 0 would end the connection with the first SCSI write."""
+    lib.reads_at_once = limit
+    served: list[int] = []
+
+    def cm_connect(id: int, data: bytes, length: int, responder_resources: int, *rest: int) -> int:
+        served.append(responder_resources)
+        return 0
+
+    monkeypatch.setattr(lib, "cm_connect", cm_connect, raising=False)
+    run(lambda connection: connect(connection, lib))
+    assert served == [asked]
 
 
 @pytest.mark.parametrize("stage", ["address", "route", "connect"])

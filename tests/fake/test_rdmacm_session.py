@@ -272,6 +272,17 @@ def test_iser_46_a_late_answer_ends_the_session() -> None:
     use(work)
 
 
+def test_iser_50_a_ping_into_a_black_hole_ends_the_session() -> None:
+    async def work(session: Session, connection: MemoryConnection) -> None:
+        assert await session.ping() < 5
+        connection.hold = True
+        with pytest.raises(DeadlineExceeded, match="ping"):
+            await session.ping(0.02)
+        assert isinstance(session.failure, DeadlineExceeded)
+
+    use(work)
+
+
 def test_closed_while_commands_are_under_way() -> None:
     async def work(session: Session, connection: MemoryConnection) -> None:
         connection.hold = True

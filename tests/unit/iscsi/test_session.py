@@ -16,7 +16,7 @@ from rdmactl.iscsi.login_model import LoginDone
 from rdmactl.iscsi.negotiation import OperationalSettings, negotiate
 from rdmactl.iscsi.pdu import ALL_ONES, Async, LogoutRequest, LogoutResponse, NopIn, NopOut, Pdu, Reject, TextResponse
 from rdmactl.iscsi.scsi_pdu import ScsiCommand, ScsiResponse
-from rdmactl.iscsi.session import CommandDone, LoggedOut, PingDone, SessionEngine, SessionFailed
+from rdmactl.iscsi.session import NO_BUFFER, CommandDone, LoggedOut, PingDone, SessionEngine, SessionFailed
 
 PEER = "iqn.t at 10.9.0.1:3260"
 ZERO = scsi.lun_bytes(0)
@@ -61,6 +61,41 @@ def test_a_command_and_its_answer() -> None:
     give(engine, ScsiResponse(itt, residual=12, underflow=True, statsn=5, exp_cmdsn=2, max_cmdsn=65).pdu())
     assert engine.take_output() == [CommandDone(itt, 0, 500, b"")]
     assert (engine.outstanding, engine.open_window) == (0, 64)
+
+
+@pytest.mark.parametrize(
+    ("cdb", "header", "size", "advertised", "flags"),
+    [
+        (READY, NO_BUFFER, 0, "10000000" + 24 * "00", 0x80),
+        (
+            scsi.read_blocks(0, 1),
+            IserHeader(read=BUFFER).pack(),
+            512,
+            "14000000" + 12 * "00" + "00000007" + "0000000000001000",
+            0xC0,
+        ),
+        (
+            scsi.write_blocks(0, 1),
+            IserHeader(write=BUFFER).pack(),
+            512,
+            "18000000" + "00000007" + "0000000000001000" + 12 * "00",
+            0xA0,
+        ),
+    ],
+    ids=["nothing", "read", "write"],
+)
+def test_iser_04_buffers_are_advertised_to_the_bit(
+    cdb: bytes, header: bytes, size: int, advertised: str, flags: int
+) -> None:
+    """From their first byte: no data is sent with a command, so that none is behind it."""
+    engine = session()
+    engine.command(ZERO, cdb, 0.0, 5.0, buffer=header, expected_bytes=size)
+    (message,) = engine.take_output()
+    assert isinstance(message, bytes)
+    assert message[:28].hex() == advertised
+    assert (message[28], message[29] & 0xE0, message[32:36]) == (0x01, flags, bytes(4))  # no data segment
+    assert int.from_bytes(message[48:52], "big") == size
+    assert len(message) == 76
 
 
 def test_status_and_sense() -> None:

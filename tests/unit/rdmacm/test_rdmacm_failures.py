@@ -64,9 +64,10 @@ def test_events(event: CmEvent, status: int, code: str, words: str) -> None:
 
 @pytest.mark.parametrize("status", [1, 2, 4, 5, 9, 10, 11, 12, 13, 21])
 def test_completions_keep_their_number(status: int) -> None:
-    error = failures.completion_failed(PEER, status)
+    error = failures.completion_failed(PEER, status, 4096)
     assert error.code == "disconnected"
     assert f"completion status {status}" in error.message
+    assert ("4096 bytes" in error.message) is (status in (1, 2))
 
 
 def test_no_device_is_not_a_kernel_error() -> None:
