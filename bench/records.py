@@ -3,9 +3,10 @@
 """Records side by side: iseradm and the C iscsiadm, the same jobs on the same records, alternately in one run.
 
 Run as root, it makes itself a mount and a network namespace of its own, with the records of both in memory, and touches
-nothing of the machine. Where the kernel has no iSCSI (scsi_transport_iscsi) the daemons cannot run, and their rows are
-left out; inside the lab they can (lab/run -- .venv/bin/python bench/records.py --only "of 10"), but an emulated
-processor makes an interpreter look worse than it is.
+nothing of the machine. In a network namespace, and without scsi_transport_iscsi, the daemons cannot run, and their rows
+are left out. In the lab they run, each in its turn; an emulated processor makes an interpreter look worse than it is:
+
+    lab/run --timeout 900 -- .venv/bin/python bench/records.py --only daemon
 
 Each job is a whole run of the program as a script starts it, and the wall time counts. It is run once before it is
 measured, so that both find what they read in memory.
@@ -37,6 +38,7 @@ IQN = "iqn.2026-11.org.example:disk"
 TREE = Path("/etc/iscsi")
 STATE = Path("/var/lib/rdmactl")
 INSIDE = "RDMACTL_BENCH_INSIDE"
+IN_LAB = "LAB" in os.environ
 
 
 class Job(NamedTuple):
@@ -71,14 +73,14 @@ def main() -> int:
     given = parser.parse_args()
     if os.environ.get(INSIDE) is None:
         os.environ[INSIDE] = "yes"
-        os.execvp("unshare", ["unshare", "--mount", "--net", sys.executable, *sys.argv])
+        os.execvp("unshare", ["unshare", "--mount", *([] if IN_LAB else ["--net"]), sys.executable, *sys.argv])
     prepare_host()
     empty = run_times([sys.executable, "-I", "-S", "-c", "pass"], 20)
     print(json.dumps({"job": "an interpreter that does nothing", "median_ms": milliseconds(empty)}), flush=True)
     records = 0
     for job in (job for job in JOBS if given.only in job.name):
-        if job.daemon and not Path("/sys/class/iscsi_transport").exists():
-            print(json.dumps({"job": job.name, "left_out": "this kernel has no iSCSI"}))
+        if job.daemon and not IN_LAB:
+            print(json.dumps({"job": job.name, "left_out": "the daemons need the lab's kernel"}))
             continue
         if job.records != records:
             records = job.records
@@ -169,7 +171,7 @@ def daemon_of(program: str) -> Iterator[None]:
     if program == THEIRS:
         ready = lambda: "ISCSIADM_ABSTRACT_NAMESPACE" in Path("/proc/net/unix").read_text()  # noqa: E731
     with tempfile.TemporaryFile() as log:
-        daemon = subprocess.Popen(command, stdout=log, stderr=log)
+        daemon = subprocess.Popen(command, stdout=log, stderr=log, process_group=0)  # iscsid ends with its group
         try:
             wait_for(ready, command[0])
             yield
