@@ -17,18 +17,20 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rdmactl.discoveryd.initiator import Initiator
-from rdmactl.discoveryd.listening import Ear
 from rdmactl.discoveryd.schedule import LONGEST_PAUSE_S
 from rdmactl.discoveryd.watched import Stamp, Watched, stamp, watched
-from rdmactl.discoveryd.watcher import DiscoveryStatus, Watcher
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator import usage
 from rdmactl.iscsi.portal import Portal
-from rdmactl.isns.watch import Watch
 from rdmactl.netlink.ports import Lane
+
+if TYPE_CHECKING:
+    from rdmactl.discoveryd.listening import Ear, Subscription
+    from rdmactl.discoveryd.watcher import DiscoveryStatus, Watcher
+    from rdmactl.isns.api import WatchConfig
 
 __all__ = ["DiscoveryService"]
 
@@ -53,14 +55,14 @@ class DiscoveryService:
         *,
         directory: str | None = None,
         root: str = "/sys",
-        ear: Ear = Watch,
+        ear: Ear | None = None,
         uses: Callable[[int], list[str]] | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._initiator = initiator
         self._initiator_name = initiator_name
         self._directory = directory
-        self._ear = ear
+        self._ear = ear or _subscribe
         self._uses = uses or (lambda sid: usage.users(sid, root))
         self._uniform = uniform
         self._watches: dict[tuple[str, Portal], _Watch] = {}
@@ -108,6 +110,9 @@ class DiscoveryService:
         log.info("%s is watched%s", record, "" if before is None else " with other settings")
         if before is not None:
             await _end(before)
+        # Not with the module: most hosts have no record under watch, and a daemon's start is mostly imports.
+        from rdmactl.discoveryd.watcher import Watcher
+
         watcher = Watcher(
             self._lane,
             record,
@@ -129,6 +134,13 @@ class DiscoveryService:
             except Exception:
                 log.exception("the watch over %s has failed", watcher.watched)
             await asyncio.sleep(LONGEST_PAUSE_S)
+
+
+def _subscribe(lane: Lane, config: WatchConfig) -> Subscription:
+    """The iSNS client, imported for the first record that listens."""
+    from rdmactl.isns.watch import Watch
+
+    return Watch(lane, config)
 
 
 async def _end(watch: _Watch) -> None:

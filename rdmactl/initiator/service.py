@@ -19,6 +19,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator import modules, params, scan, sysfs, usage
@@ -32,7 +33,6 @@ from rdmactl.initiator.api import (
 )
 from rdmactl.initiator.breaker import Breakers
 from rdmactl.initiator.claims import ADMINISTRATOR, Claims, checked, with_claim, without_claim
-from rdmactl.initiator.discovery import Discoveries
 from rdmactl.initiator.events import EVENTS, Inboxes
 from rdmactl.initiator.failures import TryAgain, as_failure
 from rdmactl.initiator.io_flusher import mark_this_thread
@@ -47,10 +47,13 @@ from rdmactl.initiator.sysfs import SessionView
 from rdmactl.initiator.tasks import Tasks
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.portal import Portal
-from rdmactl.isns.api import IsnsRequest
 from rdmactl.netlink.iscsi import NETLINK_ISCSI, ConnError, SessionDestroyed
 from rdmactl.netlink.iscsi_stats import Statistics
 from rdmactl.netlink.ports import Channel, ChannelSpec, Lane
+
+if TYPE_CHECKING:
+    from rdmactl.initiator.discovery import Discoveries
+    from rdmactl.isns.api import IsnsRequest
 
 __all__ = ["InitiatorService"]
 
@@ -96,6 +99,7 @@ class InitiatorService:
         self._overrun = asyncio.Event()
         self._overruns = 0
         self._inboxes = Inboxes(self._overrun_noted)
+        self._discoveries: Discoveries | None = None
 
     async def run(self, lane: Lane) -> None:
         """See `ports.Service.run`."""
@@ -115,13 +119,12 @@ class InitiatorService:
             portal_back=self._portal_back,
         )
         self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._breakers, self._root)
-        self._discoveries = Discoveries(lane)
         paths: list[Channel] = []
         try:
             self._adopt()
             paths = self._watch_paths()
             lane.ready()
-            self._discoveries.prepare(self._root)
+            self._ready_discoveries().prepare(self._root)
             while True:
                 await self._overrun.wait()
                 self._overrun.clear()
@@ -138,7 +141,15 @@ class InitiatorService:
 
     async def discover(self, request: DiscoveryRequest | IsnsRequest) -> DiscoveryAnswer:
         """SendTargets over TCP or iSER, or a query to an iSNS server. IscsiFailure."""
-        return await self._discoveries.discover(request)
+        return await self._ready_discoveries().discover(request)
+
+    def _ready_discoveries(self) -> Discoveries:
+        """Imported behind READY: a tenth of a daemon's start, of which no session needs anything."""
+        if self._discoveries is None:
+            from rdmactl.initiator.discovery import Discoveries
+
+            self._discoveries = Discoveries(self._lane)
+        return self._discoveries
 
     async def login(self, request: LoginRequest, claim: str = ADMINISTRATOR) -> int:
         """Log in; the sid. With scan "auto" the LUNs are scanned and their block devices there. IscsiFailure.
@@ -422,7 +433,6 @@ class InitiatorService:
                 self._tasks.spawn(self._logins.remove(session), f"remove {session.sid}")
             else:
                 self._supervise(session, f"found {verdict.value}", lost=verdict is Adoption.RECOVER)
-
         for verdict, count in found.items():
             log.info("%d sessions found %s", count, verdict.value)
 
@@ -477,7 +487,8 @@ class InitiatorService:
         if self._calls:
             await asyncio.wait(self._calls, timeout=_CLEAN_UP_S)
         await self._tasks.finish(_CLEAN_UP_S)
-        await self._discoveries.close()
+        if self._discoveries is not None:
+            await self._discoveries.close()
 
 
 @contextlib.contextmanager
