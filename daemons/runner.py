@@ -28,7 +28,8 @@ from rdmactl.control.server import ControlServer
 from rdmactl.daemons.notify import tell, watchdog_interval_s
 from rdmactl.errors import DeadlineExceeded, RdmactlError, Unavailable
 from rdmactl.netlink.dispatcher import Dispatcher
-from rdmactl.netlink.ports import Service
+from rdmactl.netlink.ports import Service, SocketDoor
+from rdmactl.netlink.sockets import open_socket
 from rdmactl.netlink.trace import Tracer
 
 __all__ = ["EXIT_FAILED", "Program", "run"]
@@ -59,7 +60,7 @@ class Program:
 
     `services` by role name; `attached` are further ones, without a role of their own, which work through the dispatcher
     they are given; `exit_status` of the signals that end it; `dump` does what SIGUSR1 asks for (None: the
-    signal is ignored); `serving` is called once when every service serves.
+    signal is ignored); `serving` is called once when every service serves; `door` opens the netlink sockets.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Program:
     dump: Callable[[Dispatcher], Awaitable[None]] | None = None
     initiator_name: str = ""
     serving: Callable[[], None] = field(default=lambda: None)
+    door: SocketDoor = open_socket
 
 
 def run(make: Callable[[], Program]) -> int:
@@ -119,7 +121,7 @@ def _tracer() -> Tracer:
 class _Daemon:
     def __init__(self, program: Program, locks: list[RoleLock]) -> None:
         self._program = program
-        self._dispatcher = Dispatcher(tracer=_tracer())
+        self._dispatcher = Dispatcher(program.door, tracer=_tracer())
         for role, factory in program.services.items():
             self._dispatcher.add(role, factory)
         for name, attach in program.attached.items():
