@@ -2,8 +2,10 @@
 # lab: --hosts 2 --timeout 900
 """Sessions between two hosts whose path breaks and comes back, under I/O that is verified: no operation fails.
 
-A is the target, B the initiator, each with soft-RoCE on eth0. What breaks breaks on B. Soft-RoCE keeps sending on a
-route that is gone, so that one is for TCP alone.
+A is the target, B the initiator, each with soft-RoCE on eth0. What breaks breaks on B; the target's restart is A's.
+
+Soft-RoCE sends without a route as well, so that one is for TCP alone. After its link was down under a connection it
+sends nothing any more, for nobody, until the device is made anew (docs/recovery.md): what mends the link does that.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 TARGETS_SIDE = pytest.mark.skipif(HOST == "B", reason="this host is the initiator")
 INITIATORS_SIDE = pytest.mark.skipif(HOST == "A", reason="this host is the target")
+TRANSPORTS = ("tcp", "iser")
 NETWORK = "10.9.0.0/24"
+REMAKE = "rdma link delete rxe0; rdma link add rxe0 type rxe netdev eth0"
 WHOLE_FILE_S = 850
 # The kernel notices a silent path by its own NOPs; what waits meanwhile waits for long enough.
 SETTINGS = replace(FAST, initial_login_retry_max=8, login_timeout_s=10.0, noop_out_interval_s=2, noop_out_timeout_s=2)
@@ -34,6 +38,8 @@ WAYS = {
     "other address": ("ip address del 10.9.0.2/24 dev eth0", "ip address add 10.9.0.3/24 dev eth0"),
     "route": (f"ip route del {NETWORK}", f"ip route add {NETWORK} dev eth0 src 10.9.0.2"),
     "link": ("ip link set eth0 down", "ip link set eth0 up"),
+    "link and RDMA device": ("ip link set eth0 down", f"ip link set eth0 up; {REMAKE}"),
+    "RDMA device": ("rdma link delete rxe0", "rdma link add rxe0 type rxe netdev eth0"),
 }
 
 
@@ -59,7 +65,14 @@ def hosts() -> None:
 
 
 @TARGETS_SIDE
-def test_the_target_serves() -> None:
+def test_the_target_serves_and_is_restarted() -> None:
+    for transport in TRANSPORTS:
+        there(f"off-{transport}", limit_s=WHOLE_FILE_S)
+        lab.attribute("enable", "0")
+        here(f"is-off-{transport}")
+        there(f"on-{transport}", limit_s=WHOLE_FILE_S)
+        lab.attribute("enable", "1")
+        here(f"is-on-{transport}")
     there("end", limit_s=WHOLE_FILE_S)
 
 
@@ -109,12 +122,22 @@ def _state(sid: int) -> str | None:
         ("other address", "iser"),
         ("route", "tcp"),
         ("link", "tcp"),
+        ("link and RDMA device", "iser"),
+        ("RDMA device", "iser"),
     ],
 )
 def test_the_path_goes_and_comes(way: str, transport: str) -> None:
     world = FarWorld()
     world.run(lambda: outlives(world, transport, *WAYS[way]))
     sh("ip address flush dev eth0; ip address add 10.9.0.2/24 dev eth0")
+
+
+@INITIATORS_SIDE
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_target_restarts(transport: str) -> None:
+    share = 'touch "$LAB_SHARE/at-B-{0}-{1}"; wait_for 60 "[ -e $LAB_SHARE/at-A-is-{0}-{1} ]"'
+    world = FarWorld()
+    world.run(lambda: outlives(world, transport, share.format("off", transport), share.format("on", transport)))
 
 
 @INITIATORS_SIDE
