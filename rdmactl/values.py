@@ -3,7 +3,7 @@
 
 The module typing, with the regular expressions it imports, costs a program a third of its start-up time. This class
 does what typing.NamedTuple does for the type checker and for what is used here: construction, comparison and unpacking
-as a tuple, defaults, `repr`. Not here: anything else; modules of daemons take the one of typing.
+as a tuple, defaults, `_replace`, `repr`. Not here: anything else; modules of daemons take the one of typing.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ else:
             elif named or len(values) > len(fields):
                 raise TypeError(f"{cls.__name__} has {len(fields)} fields")
             return tuple.__new__(cls, values)
+
+        def _replace(self, **changes):
+            return type(self)(**{**dict(zip(self._fields, self, strict=True)), **changes})
 
         def __repr__(self):
             shown = ", ".join(f"{field}={value!r}" for field, value in zip(self._fields, self, strict=True))

@@ -13,10 +13,9 @@ drivers/scsi/scsi_sysfs.c (host, target, device).
 from __future__ import annotations
 
 import os
-import re
-from typing import NamedTuple
 
 from rdmactl.iscsi.portal import Portal
+from rdmactl.values import NamedTuple
 
 __all__ = [
     "ChapView",
@@ -47,7 +46,6 @@ __all__ = [
 
 _ABSENT = ("", "(null)", "<NULL>")  # how the kernel prints a string nobody has set
 _DRIVER_PREFIX = "iscsi_"  # scsi_host's proc_name is "iscsi_tcp", "iscsi_iser"
-_SID = re.compile(r"session(\d+)$")
 _MAX_ATTRIBUTE_BYTES = 4096  # one page is all an attribute can hold
 
 
@@ -352,9 +350,8 @@ def exp_statsn(sid: int, root: str = "/sys") -> int:
 def session_of(path: str) -> int | None:
     """The sid a sysfs path leads through, such as that of a disk or a LUN; None when it is not of a session."""
     for part in reversed((followed(path) or "").split("/")):
-        match = _SID.match(part)
-        if match:
-            return int(match[1])
+        if part.startswith("session") and part[7:].isdigit():
+            return int(part[7:])
     return None
 
 

@@ -13,11 +13,9 @@ work), the `-p` option (`portal_option.py`), portal group tags beyond their numb
 
 from __future__ import annotations
 
-import re
-from typing import NamedTuple
-
 from rdmactl.errors import LocalError, PeerError
 from rdmactl.iscsi.names import printable
+from rdmactl.values import NamedTuple
 
 __all__ = [
     "DEFAULT_PORT",
@@ -33,9 +31,12 @@ UNKNOWN_TPGT = -1
 _MAX_PORT = 65535
 _MAX_TPGT = 65535
 _MAX_HOST = 255  # RFC 1035: the longest domain name
-_DNS = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?", re.ASCII)
-_IPV6 = re.compile(r"[0-9A-Fa-f:.]+(?:%[A-Za-z0-9_.-]+)?", re.ASCII)
-_PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+# Sets, not patterns: front ends import this module, and the module re is a sixth of their start.
+_LETTERS = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_")
+_DNS = _LETTERS | {".", "-"}
+_IPV6 = frozenset("0123456789ABCDEFabcdef:.")
+_DIGITS = frozenset("0123456789")
+_PORT_DIGITS = 5
 
 
 class Portal(NamedTuple):
@@ -110,26 +111,39 @@ def _strict(text: str) -> tuple[str, int]:
     if text.count(":") > 1:
         return _ipv6(text), DEFAULT_PORT
     host, colon, port_text = text.partition(":")
-    if len(host) > _MAX_HOST or _DNS.fullmatch(host) is None:
+    if not _is_name(host):
         raise ValueError("has no address" if not host else "has a host with characters that are not allowed")
     return host, _port(port_text) if colon else DEFAULT_PORT
 
 
+def _is_name(host: str) -> bool:
+    """Or an IPv4 address."""
+    if not 0 < len(host) <= _MAX_HOST or not _DNS.issuperset(host):
+        return False
+    return host[0] in _LETTERS and host[-1] != "-"
+
+
 def _ipv6(host: str) -> str:
-    if len(host) > _MAX_HOST or host.count(":") < 2 or _IPV6.fullmatch(host) is None:
+    address, percent, zone = host.partition("%")
+    good = _IPV6.issuperset(address) and _DNS.issuperset(zone) and bool(zone) == bool(percent)
+    if len(host) > _MAX_HOST or address.count(":") < 2 or not good:
         raise ValueError("has no IPv6 address where one belongs")
     return host
 
 
 def _port(text: str) -> int:
-    if _PORT.fullmatch(text) is None or not 1 <= int(text) <= _MAX_PORT:
+    if not _is_number(text) or not 1 <= int(text) <= _MAX_PORT:
         raise ValueError(f"has a port outside 1-{_MAX_PORT}")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return 0 < len(text) <= _PORT_DIGITS and _DIGITS.issuperset(text)
 
 
 def _tpgt(text: str) -> int:
     if not text:
         return UNKNOWN_TPGT
-    if _PORT.fullmatch(text) is None or int(text) > _MAX_TPGT:
+    if not _is_number(text) or int(text) > _MAX_TPGT:
         raise ValueError(f"has a portal group tag outside 0-{_MAX_TPGT}")
     return int(text)

@@ -41,6 +41,9 @@ def test_a_value_is_a_tuple_with_names(kind: Any) -> None:
     assert repr(value) == "Point(x=1, y=2, z=5)"
     x, y, z = value
     assert kind(x, y, z) == value
+    assert (value._replace(y=7), type(value._replace(y=7))) == ((1, 7, 5), kind)
+    with pytest.raises((TypeError, ValueError)):
+        value._replace(w=1)
 
 
 @pytest.mark.parametrize("kind", BOTH)
@@ -88,6 +91,10 @@ def costly_imports(words: list[str], state: Path) -> set[str]:
     command = [sys.executable, "-I", "-S", "-c", program, root, *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     return set(done.stderr.splitlines()[-1].split())
+
+
+def test_a_list_of_sessions_imports_nothing_costly(tmp_path: Path) -> None:
+    assert costly_imports(["-m", "session", "-P", "3"], tmp_path) == set()
 
 
 @pytest.mark.parametrize("words", [["-m", "discovery", "-t", "st", "-p", "192.0.2.1", "-I", "iser"]])
