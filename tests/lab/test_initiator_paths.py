@@ -4,8 +4,8 @@
 
 A is the target, B the initiator, each with soft-RoCE on eth0. What breaks breaks on B; the target's restart is A's.
 
-Soft-RoCE sends without a route as well, so that one is for TCP alone. After its link was down under a connection it
-sends nothing any more, for nobody, until the device is made anew (docs/recovery.md): what mends the link does that.
+Soft-RoCE sends without a route as well, so that one is for TCP alone. After its link was down under a connection
+nobody gets another until the device is made anew (docs/recovery.md): what mends the link does that.
 """
 
 from __future__ import annotations
