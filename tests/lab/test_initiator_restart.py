@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 KILLS = int(os.environ.get("RDMACTL_TEST_KILLS", "12"))
 PF_MEMALLOC_NOIO = 0x00080000
-LONGEST_LIFE_S = 2.0  # some end in the middle of their start, some when they serve
+LONGEST_LIFE_S = 2.0  # ends most of them while they start; on a fast machine, some when they serve
 
 
 class Host:
