@@ -180,6 +180,37 @@ def test_iser_43_44_receives_that_run_out(address: str) -> None:
 
 
 @both
+def test_iser_45_a_message_larger_than_the_buffer_posted_for_it(address: str) -> None:
+    async def serve(listener: Listener) -> None:
+        connection = await listener.request()
+        try:
+            await connection.accept(PRIVATE_DATA)
+            await connection.receive()
+            await connection.send(bytes(DISCOVERY.receive_bytes + 1))
+            with pytest.raises(PeerError):
+                await connection.receive()
+        finally:
+            await connection.close()
+
+    async def use(channel: EventChannel) -> None:
+        sizes = DISCOVERY._replace(send_bytes=DISCOVERY.receive_bytes + 1)
+        listener = Listener(channel, SockAddr.parse(f"{address}:0"), sizes=sizes)
+        server = asyncio.create_task(serve(listener))
+        connection = Connection(channel, str(listener.address))
+        await connection.connect(listener.address, PRIVATE_DATA)
+        await connection.send(b"begin")
+        with pytest.raises(PeerError, match=address) as caught:
+            await connection.receive()
+        if address == RXE:
+            assert f"larger than the {DISCOVERY.receive_bytes} bytes" in caught.value.message
+        await connection.close()
+        await server
+        listener.close()
+
+    world.run(use)
+
+
+@both
 def test_iser_47_memory_that_is_gone_when_the_target_writes_to_it(address: str) -> None:
     async def work(session: Session) -> None:
         arena = session.share(4096, writable=True)
