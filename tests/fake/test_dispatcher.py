@@ -445,12 +445,13 @@ def test_many_restarts_leave_nothing_behind(how: str) -> None:
         await task
         await until(lambda: supervisor.bury() or not any(lane.is_alive() for lane in lanes))
         supervisor.bury()
-        await until(lambda: threading.active_count() == threads)  # request threads end by themselves
+        # Request threads end by themselves, and so may those of the tests before.
+        await until(lambda: threading.active_count() <= threads)
 
     threads, before = threading.active_count(), descriptors()
     asyncio.run(main())
     lanes.clear()
-    assert descriptors() == before
+    assert descriptors() <= before
     assert kernel.sockets == []
 
 
