@@ -14,7 +14,6 @@ Not here: the protocol (`registration.py`, `notices.py`), what is done about a c
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -84,9 +83,11 @@ class Watch:
             finally:
                 self._verifying.cancel()
                 engine.stop(self._lane.now())
-                await self._attend(engine)
-                self._disconnect()
-                self._engine = None
+                try:
+                    await self._attend(engine)
+                finally:
+                    self._disconnect()
+                    self._engine = None
 
     async def next_change(self) -> Change:
         """The next change; waits for it."""
@@ -167,12 +168,24 @@ class Watch:
             for task in (self._verifying, self._connection):
                 if task is not None and task.done() and not task.cancelled():
                     task.result()  # what nobody has foreseen ends the watch, where it is seen
-            wake_at = engine.wake_at()
-            self._awake.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if wake_at is None else max(0.0, wake_at - self._lane.now())):
-                    await self._awake.wait()
+            await self._pause(engine.wake_at())
             engine.tick(self._lane.now())
+
+    async def _pause(self, wake_at: float | None) -> None:
+        """Until something happens, or until `wake_at`.
+
+        Not asyncio.timeout: up to Python 3.11.4 its end is a cancellation in a task that has been cancelled already,
+        and deregistering is done in such a task.
+        """
+        self._awake.clear()
+        if wake_at is None:
+            await self._awake.wait()
+            return
+        timer = asyncio.get_running_loop().call_later(max(0.0, wake_at - self._lane.now()), self._awake.set)
+        try:
+            await self._awake.wait()
+        finally:
+            timer.cancel()
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -267,8 +280,9 @@ class Watch:
         self._changes.put_nowait(change)
 
     def _complain(self, error: RdmactlError) -> None:
+        """Once: a name that is not found is looked up again and again."""
+        log.log(logging.WARNING if str(error) != self._last_error else logging.DEBUG, "%s", error)
         self._last_error = str(error)
-        log.warning("%s", error)
 
 
 def _changes(names: tuple[str, ...], answer: IsnsAnswer) -> list[Change]:

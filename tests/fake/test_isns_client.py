@@ -295,6 +295,21 @@ def test_a_server_that_fails_while_it_is_asked_makes_everything_uncertain() -> N
 
 
 @pytest.mark.slow
+def test_a_server_that_is_silent_at_the_end_leaves_nothing_of_the_watch() -> None:
+    async def main() -> None:
+        watched = Watched(FakeIsnsServer(), "udp")
+        async with listening(watched.server) as where:
+            async with watched.watching(where) as watch:
+                await next_change(watch)
+                watched.server.twist = lambda request, answer: b""
+            assert not watch.status.registered
+            left = [task for task in asyncio.all_tasks() if "Watch" in repr(task.get_coro())]
+            assert all(task.done() or task.cancelling() for task in left)
+
+    asyncio.run(main())
+
+
+@pytest.mark.slow
 def test_a_server_that_is_started_again_without_its_database() -> None:
     async def main() -> None:
         server = FakeIsnsServer(period_s=2)
