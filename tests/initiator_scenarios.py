@@ -79,15 +79,15 @@ async def eventually(world: World, condition: Callable[[], object], what: str) -
         await asyncio.sleep(0.005)
 
 
-async def recovered(world: World, times: int = 1) -> SessionStatus:
-    """Wait until the only session has come back for the `times`-th time."""
+async def recovered(world: World, times: int = 1, sid: int | None = None) -> SessionStatus:
+    """Wait until a session (the only one) has come back for the `times`-th time."""
 
     async def ask(service: InitiatorService) -> list[SessionStatus]:
         return service.status()
 
     end = time.monotonic() + world.settle_s
     while True:
-        (status,) = await world.call(ask)
+        (status,) = [each for each in await world.call(ask) if sid in (None, each.sid)]
         assert isinstance(status, SessionStatus)
         if status.recoveries >= times and status.phase == "logged in":
             return status

@@ -47,11 +47,13 @@ class Inbox:
         self.unbound = asyncio.Event()
         self.destroyed = asyncio.Event()
         self.settled = asyncio.Event()  # its login or logout is over, well or not
+        self.failed = False  # the connection is lost; who releases it takes this back
         self._items: deque[Item] = deque(maxlen=_INBOX_LIMIT)
         self._hints: deque[str] = deque(maxlen=1)
         self._arrived = asyncio.Event()
 
     def put(self, item: Item) -> None:
+        self.failed = self.failed or isinstance(item, ConnError)
         self._items.append(item)
         self._arrived.set()
 

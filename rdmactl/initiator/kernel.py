@@ -18,6 +18,7 @@ Not here: login PDUs (`login.py`), when to do what (`service.py`), message forma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -38,8 +39,8 @@ __all__ = ["Kernel", "KernelSession", "ParamList", "host_params"]
 EXCHANGE_S = 30.0
 
 _MIN_CMDS_MAX = 16  # ISCSI_TOTAL_CMDS_MIN
-_ORPHAN_POLL_S = 0.05
-_ORPHAN_POLLS = 10
+_CLEAN_UP_S = 10.0
+_CLEAN_UP_POLL_S = 0.02
 
 ParamList = Sequence[tuple[Param, str | int | bool]]
 
@@ -148,29 +149,41 @@ class Kernel:
         handle, sid = session.handle, session.sid
         await self._all(session, [iscsi.set_param(handle, sid, param, value) for param, value in params])
 
-    async def release(self, session: KernelSession, flag: ConnStop) -> None:
-        """Take the transport away: the endpoint first, then STOP_CONN. Returns after the kernel's clean-up."""
+    async def release(self, session: KernelSession, flag: ConnStop, *, failed: bool) -> None:
+        """Take the transport away: the endpoint first, then STOP_CONN. Returns after the kernel's clean-up.
+
+        `failed`: the kernel has told that the connection is lost.
+        """
         endpoint, session.endpoint = session.endpoint, None
         if endpoint is not None:
             await self.endpoint_disconnect(session.handle, endpoint)
         elif session.transport == "iser" and self._orphans:
-            await self._release_orphans(session)
+            await self._cleaned_up(session, failed)
+            await self._release_orphans(session.handle)
         (reply,) = await self._exchange([iscsi.stop_conn(session.handle, session.sid, flag)])
         if reply.code != -errno.EINVAL:  # no such connection: nothing to stop
             _check(reply, f"session {session.sid}")
 
-    async def _release_orphans(self, session: KernelSession) -> None:
-        """The kernel cleans a failed connection up in the background: its endpoint goes a little after the event."""
-        gone: set[int] = set()
-        for _ in range(_ORPHAN_POLLS):
-            view = sysfs.session(session.sid, self._root)
-            gone = self._orphans.difference(sysfs.endpoints(self._root))
-            if gone or view is None or view.connection_state != "failed":
-                break
-            await asyncio.sleep(_ORPHAN_POLL_S)
+    async def _cleaned_up(self, session: KernelSession, failed: bool) -> None:
+        """The kernel puts a failed connection away in the background. Its endpoint has left sysfs when the session's
+        state changes; before, STOP_CONN would come in between and the endpoint's number be lost.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLEAN_UP_S):
+                while (view := sysfs.session(session.sid, self._root)) is not None and view.state == "LOGGED_IN":
+                    if not failed and view.connection_state != "failed":
+                        return  # it is up: the kernel disconnects it itself, nothing is lost
+                    await asyncio.sleep(_CLEAN_UP_POLL_S)
+
+    async def _release_orphans(self, handle: int) -> None:
+        """In one exchange: who finds its endpoint released by somebody else sends STOP_CONN next, and must not
+        overtake."""
+        gone = self._orphans.difference(sysfs.endpoints(self._root))
         self._orphans -= gone
-        for endpoint in sorted(gone):
-            await self.endpoint_disconnect(session.handle, endpoint)
+        requests = [iscsi.ep_disconnect(handle, endpoint) for endpoint in sorted(gone)]
+        for reply in await self._exchange(requests) if requests else ():
+            if reply.code != -errno.EINVAL:
+                _check(reply, "an endpoint of before")
 
     async def unbind(self, session: KernelSession) -> None:
         """Begin to remove the session's SCSI devices."""

@@ -173,9 +173,10 @@ class Logins:
 
     async def release(self, session: Session) -> None:
         """Take a session's connection away and keep its commands for the next; no event of the old one is left."""
-        await self._kernel.release(session.kernel, ConnStop.RECOVER)
+        await self._kernel.release(session.kernel, ConnStop.RECOVER, failed=session.inbox.failed)
         await self._inboxes.barrier()
         session.inbox.clear()
+        session.inbox.failed = False
 
     async def _discard(self, session: Session) -> None:
         """Remove what a failed login has left; the failure itself is the news, not this."""
@@ -187,7 +188,7 @@ class Logins:
     async def remove(self, session: Session) -> None:
         """End a session for good. Returns when the kernel has forgotten it; IscsiFailure (28) when it does not."""
         with contextlib.suppress(RdmactlError):  # destroying works without, at the price of an endpoint
-            await self._kernel.release(session.kernel, ConnStop.TERM)
+            await self._kernel.release(session.kernel, ConnStop.TERM, failed=session.inbox.failed)
         await self._kernel.destroy(session.kernel)
         try:
             async with asyncio.timeout(_DESTROY_S):

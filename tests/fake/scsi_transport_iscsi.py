@@ -163,6 +163,7 @@ class FakeIscsiClass(FakeKernel):
         self.fail_next: dict[Uevent, int] = {}  # answer this request once with this code
         self.fail_always: dict[Uevent, int] = {}
         self.lose_events = False
+        self.busy_cleaning_up: set[int] = set()  # sessions whose failed connection is put away later (`cleaned_up`)
         self.stale_events: list[tuple[Uevent, bytes]] = []  # sent once, before the next STOP_CONN is answered
         self._sids = 0
         self._hosts = 5
@@ -470,6 +471,14 @@ class FakeIscsiClass(FakeKernel):
             assert session.conn is not None
             self._connection_failed(session, session.conn, error)
 
+    def cleaned_up(self, sid: int) -> None:
+        """The work the kernel had begun when the connection failed comes to its end."""
+        with self.lock:
+            self.busy_cleaning_up.discard(sid)
+            session = self.sessions[sid]
+            if session.conn is not None and session.conn.cleanup:
+                self._clean_up(session, session.conn)
+
     def send_from_target(self, sid: int, pdu: Pdu) -> None:
         """A PDU out of the blue."""
         with self.lock:
@@ -531,12 +540,17 @@ class FakeIscsiClass(FakeKernel):
         if conn.state in ("bound", "up"):
             conn.cleanup = True
             conn.state = "failed"
-            if conn.endpoint is not None:
-                conn.endpoint.down = conn.endpoint.orphaned = True
-                self.sysfs.remove_endpoint(conn.endpoint.number)
-            if session.state == "LOGGED_IN":
-                session.state = "FAILED"
             self._show(session)
+            if session.sid not in self.busy_cleaning_up:
+                self._clean_up(session, conn)
+
+    def _clean_up(self, session: Session, conn: Connection) -> None:
+        if conn.endpoint is not None:
+            conn.endpoint.down = conn.endpoint.orphaned = True
+            self.sysfs.remove_endpoint(conn.endpoint.number)
+        if session.state == "LOGGED_IN":
+            session.state = "FAILED"
+        self._show(session)
 
     def _unbind_transport(self, session: Session, conn: Connection) -> None:
         conn.peer = conn.endpoint = None

@@ -379,6 +379,28 @@ def test_a_restart_keeps_what_the_kernel_does_not_know(tmp_path: Path) -> None:
     world.run(scenario)
 
 
+def test_adopted_sessions_that_fail_together_lose_no_endpoint(tmp_path: Path) -> None:
+    """The kernel puts failed connections away one after another: each is waited for before its STOP_CONN."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        wanted = request(world, "iser")
+        sids = [await login(world, each) for each in (wanted, replace(wanted, portal=world.add_portal("iser")))]
+        await world.restart()
+        world.kernel.busy_cleaning_up = set(sids)
+        for sid in sids:
+            world.break_connection(sid)
+        for sid in sids:
+            await asyncio.sleep(0.1)
+            world.kernel.cleaned_up(sid)
+        for sid in sids:
+            await recovered(world, sid=sid)
+            await logout(world, sid)
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
 def test_a_logout_nobody_answers_ends_by_its_own_clock(tmp_path: Path) -> None:
     """Checklist 43, 44."""
     world = FakeWorld(tmp_path)
