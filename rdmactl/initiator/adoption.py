@@ -23,10 +23,10 @@ _PID_BITS = 22  # of a netlink port id; what lies above tells sockets of one pro
 class Adoption(Enum):
     """The verdict."""
 
-    LEAVE = "somebody else's"
-    WATCH = "running: supervise it, touch nothing"
-    RECOVER = "its connection is lost: bring it back"
-    REMOVE = "half made or half removed: finish its removal"
+    LEAVE = "which another program looks after"
+    WATCH = "running"
+    RECOVER = "without a connection"
+    REMOVE = "half made or half removed"
 
 
 def judge(view: SessionView, maker_is_alive: bool) -> Adoption:
