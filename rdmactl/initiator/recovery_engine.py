@@ -22,7 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from rdmactl.initiator.recovery_states import Event, State, next_state
+from rdmactl.initiator.recovery_states import TRANSITIONS, Event, State
+from rdmactl.states import advance
 
 __all__ = ["Action", "Attempt", "Goodbye", "News", "Policy", "Recovery", "Release", "Remove", "Rescan", "Told"]
 
@@ -112,7 +113,7 @@ class Recovery:
         before = self.state
         if news.event is Event.FAILED and 0 < self._policy.reopen_max <= self.attempts:
             news = news._replace(event=Event.EXHAUSTED)
-        self.state = next_state(before, news.event)
+        self.state = advance(TRANSITIONS, before, news.event)
         self._note_news(before, news, now)
         if self.state is not before:
             self._entered(before, news, now)

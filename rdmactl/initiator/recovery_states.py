@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-__all__ = ["TRANSITIONS", "Event", "State", "diagram", "next_state"]
+__all__ = ["TRANSITIONS", "Event", "State", "diagram"]
 
 
 class State(Enum):
@@ -90,11 +90,6 @@ def _table() -> dict[tuple[State, Event], State]:
 
 
 TRANSITIONS = _table()
-
-
-def next_state(state: State, event: Event) -> State:
-    """Where `event` leads; KeyError for a pair that cannot happen."""
-    return TRANSITIONS[state, event]
 
 
 def diagram() -> str:

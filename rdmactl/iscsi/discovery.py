@@ -26,7 +26,7 @@ from typing import Literal
 
 from rdmactl.errors import LocalError, PeerError
 from rdmactl.iscsi.chap import ChallengeBook, ChapCredentials
-from rdmactl.iscsi.discovery_states import ENDED, DiscoveryInput, DiscoveryState, advance
+from rdmactl.iscsi.discovery_states import ENDED, TRANSITIONS, DiscoveryInput, DiscoveryState
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.login import LoginEngine
 from rdmactl.iscsi.login_model import LoginConfig, LoginDone, LoginEvent, LoginFailed, Notice, Redirected
@@ -53,6 +53,7 @@ from rdmactl.iscsi.portal import Portal
 from rdmactl.iscsi.sendtargets import SendTargetsReader, TargetRecord
 from rdmactl.iscsi.stream import StreamDecoder, encode
 from rdmactl.iscsi.text import build_text
+from rdmactl.states import advance
 
 __all__ = [
     "ISER_PAUSE_S",
@@ -187,7 +188,7 @@ class DiscoveryEngine:
     def start(self, now: float) -> None:
         """Begin; the first request is in the output."""
         self._total_deadline = now + self._config.total_s
-        self._state = advance(self._state, DiscoveryInput.BEGIN)
+        self._state = advance(TRANSITIONS, self._state, DiscoveryInput.BEGIN)
         self._output.append(self._login.start(now))
         self._from_login(now)
 
@@ -262,16 +263,16 @@ class DiscoveryEngine:
             case LoginDone():
                 self.results = event.results
                 self._exp_statsn = next_serial(event.statsn)
-                self._state = advance(self._state, DiscoveryInput.LOGGED_IN)
+                self._state = advance(TRANSITIONS, self._state, DiscoveryInput.LOGGED_IN)
                 self._ask(_SEND_TARGETS, now)
             case LoginFailed():
-                self._state = advance(self._state, DiscoveryInput.FAILURE)
+                self._state = advance(TRANSITIONS, self._state, DiscoveryInput.FAILURE)
                 message = event.message + suffix
                 self._output.append(
                     DiscoveryFailed(event.err, message, event.hint, event.status, event.retry, code=event.code)
                 )
             case Redirected():
-                self._state = advance(self._state, DiscoveryInput.REDIRECT)
+                self._state = advance(TRANSITIONS, self._state, DiscoveryInput.REDIRECT)
                 self._output.append(event)
             case Notice():
                 self._output.append(event)
@@ -292,7 +293,7 @@ class DiscoveryEngine:
 
     def _waited(self, now: float) -> None:
         if self._state is DiscoveryState.PAUSE:
-            self._state = advance(self._state, DiscoveryInput.RESUME)
+            self._state = advance(TRANSITIONS, self._state, DiscoveryInput.RESUME)
             self._ask(b"", now)
             return
         what = f"no response to SendTargets within {self._config.response_s:g} s"
@@ -325,14 +326,14 @@ class DiscoveryEngine:
             raise PeerError("a text response says that it goes on and that it ends", code="iscsi-protocol")
         self._reader.receive(data)
         if response.final or response.ttt == ALL_ONES:
-            self._state = advance(self._state, DiscoveryInput.LIST_ENDED)
+            self._state = advance(TRANSITIONS, self._state, DiscoveryInput.LIST_ENDED)
             self._log_out(now)
             return
         self._empty_parts = 0 if data else self._empty_parts + 1
         if self._empty_parts >= _MAX_EMPTY_PARTS[self._config.transport]:
             raise PeerError(f"{self._empty_parts} parts of the list without data", code="iscsi-protocol")
         self._ttt, self._lun = response.ttt, response.lun
-        self._state = advance(self._state, DiscoveryInput.PART)
+        self._state = advance(TRANSITIONS, self._state, DiscoveryInput.PART)
         self._wake_at = now + self._pause_s
         if not self._pause_s:
             self._waited(now)
@@ -357,7 +358,7 @@ class DiscoveryEngine:
         self._wake_at = now + self._config.logout_s
 
     def _finish(self) -> None:
-        self._state = advance(self._state, DiscoveryInput.LOGGED_OUT)
+        self._state = advance(TRANSITIONS, self._state, DiscoveryInput.LOGGED_OUT)
         self._output.append(DiscoveryDone(*self._reader.finish()))
 
     def _fail(
@@ -366,7 +367,7 @@ class DiscoveryEngine:
         if self._state is DiscoveryState.LOGOUT:
             self._finish()
         elif self._state not in ENDED:
-            self._state = advance(self._state, DiscoveryInput.FAILURE)
+            self._state = advance(TRANSITIONS, self._state, DiscoveryInput.FAILURE)
             message = f"portal {self._config.portal}: {text}"
             self._output.append(DiscoveryFailed(err, message, hint, None, retry, retry_after_s))
 

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rdmactl.errors import LocalError
-
-__all__ = ["ENDED", "TRANSITIONS", "DiscoveryInput", "DiscoveryState", "advance"]
+__all__ = ["ENDED", "TRANSITIONS", "DiscoveryInput", "DiscoveryState"]
 
 
 class DiscoveryState(Enum):
@@ -58,10 +56,3 @@ TRANSITIONS: dict[tuple[DiscoveryState, DiscoveryInput], DiscoveryState] = {
     (_S.LOGOUT, _I.LOGGED_OUT): _S.DONE,
     **{(state, _I.FAILURE): _S.FAILED for state in (_S.LOGIN, _S.TEXT, _S.PAUSE)},
 }
-
-
-def advance(state: DiscoveryState, event: DiscoveryInput) -> DiscoveryState:
-    """The state behind `event`; LocalError for a pair that is not in the table."""
-    if (state, event) not in TRANSITIONS:
-        raise LocalError(f"discovery: {event.name} in state {state.name}", code="internal")
-    return TRANSITIONS[state, event]

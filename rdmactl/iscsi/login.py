@@ -40,7 +40,7 @@ from rdmactl.iscsi.login_model import (
     Redirected,
     random_isid,
 )
-from rdmactl.iscsi.login_states import ENDED, LoginInput, LoginState, advance
+from rdmactl.iscsi.login_states import ENDED, TRANSITIONS, LoginInput, LoginState
 from rdmactl.iscsi.login_status import LoginFacts, Verdict, explain_loss, explain_status
 from rdmactl.iscsi.names import printable
 from rdmactl.iscsi.negotiation import Negotiation
@@ -58,6 +58,7 @@ from rdmactl.iscsi.pdu import (
 )
 from rdmactl.iscsi.portal import UNKNOWN_TPGT, parse_target_address
 from rdmactl.iscsi.text import REJECT, TextCollector, build_text, chunks, parse_text
+from rdmactl.states import advance
 
 __all__ = [
     "MAX_LOGIN_DATA_BYTES",
@@ -417,7 +418,7 @@ class LoginEngine:
         )
 
     def _advance(self, event: LoginInput) -> None:
-        self._state = advance(self._state, event)
+        self._state = advance(TRANSITIONS, self._state, event)
 
     def _notice(self, text: str) -> None:
         self._output.append(Notice(f"{self._facts.subject}: {text}"))

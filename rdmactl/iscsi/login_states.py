@@ -17,9 +17,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rdmactl.errors import LocalError
-
-__all__ = ["ENDED", "TRANSITIONS", "LoginInput", "LoginState", "advance"]
+__all__ = ["ENDED", "TRANSITIONS", "LoginInput", "LoginState"]
 
 
 class LoginState(Enum):
@@ -73,10 +71,3 @@ TRANSITIONS: dict[tuple[LoginState, LoginInput], LoginState] = {
     **{(state, _I.REDIRECT): _S.REDIRECTED for state in _WAITING},
     **{(state, _I.FAILURE): _S.FAILED for state in _WAITING},
 }
-
-
-def advance(state: LoginState, event: LoginInput) -> LoginState:
-    """The state behind `event`; LocalError for a pair that is not in the table."""
-    if (state, event) not in TRANSITIONS:
-        raise LocalError(f"login: {event.name} in state {state.name}", code="internal")
-    return TRANSITIONS[state, event]

@@ -26,7 +26,7 @@ from rdmactl.iscsi.names import printable
 from rdmactl.isns.attributes import Attribute, Tag, read_text, unpack
 from rdmactl.isns.conversation import Answer, Conversation
 from rdmactl.isns.pdu import MAX_MESSAGE_BYTES, SMALL_MESSAGE_BYTES
-from rdmactl.isns.query_states import ENDED, QueryInput, QueryState, advance
+from rdmactl.isns.query_states import ENDED, TRANSITIONS, QueryInput, QueryState
 from rdmactl.isns.requests import (
     Request,
     deregister_node,
@@ -37,6 +37,7 @@ from rdmactl.isns.requests import (
 )
 from rdmactl.isns.status import Status, refusal
 from rdmactl.isns.targets import TargetList, TargetReader
+from rdmactl.states import advance
 
 __all__ = ["QueryConfig", "QueryDone", "QueryEngine", "QueryEvent", "QueryFailed", "Reconnect"]
 
@@ -124,7 +125,7 @@ class QueryEngine:
             self._total_by = now + self._config.total_s
         if self._state is QueryState.START:
             wanted = QueryInput.SOME_WANTED if self._unasked else QueryInput.ALL_WANTED
-            self._state = advance(self._state, wanted)
+            self._state = advance(TRANSITIONS, self._state, wanted)
         self._ask(now)
 
     def receive(self, data: bytes, now: float) -> None:
@@ -160,7 +161,7 @@ class QueryEngine:
         if self._state is QueryState.LEAVE:
             self._finish()
         elif self._state is QueryState.LIST and partial is None:
-            self._state = advance(self._state, QueryInput.TOO_LARGE)
+            self._state = advance(TRANSITIONS, self._state, QueryInput.TOO_LARGE)
             self._answer_by = now + self._config.answer_s
             self._output.append(Reconnect())
         elif self._state not in ENDED:
@@ -247,7 +248,7 @@ class QueryEngine:
         self._unasked += reversed(self._asking.values())  # all of them will be refused
         self._asking.clear()
         self._resume = self._state
-        self._state = advance(self._state, QueryInput.UNREGISTERED)
+        self._state = advance(TRANSITIONS, self._state, QueryInput.UNREGISTERED)
         self._conversation.forget()
         self._ask(now)
 
@@ -255,12 +256,12 @@ class QueryEngine:
         if answer.status != Status.SUCCESSFUL:
             raise refusal(answer.status, self._state.value)
         self._registered = True
-        self._state = advance(self._state, _BACK[self._resume])
+        self._state = advance(TRANSITIONS, self._state, _BACK[self._resume])
         self._ask(now)
 
     def _listed(self, answer: Answer, now: float) -> None:
         if answer.status in _TOO_LARGE:
-            self._state = advance(self._state, QueryInput.TOO_LARGE)
+            self._state = advance(TRANSITIONS, self._state, QueryInput.TOO_LARGE)
             self._ask(now)
             return
         if answer.status != Status.SUCCESSFUL:
@@ -275,7 +276,7 @@ class QueryEngine:
 
     def _walked(self, answer: Answer, now: float) -> None:
         if answer.status == Status.NO_SUCH_ENTRY:
-            self._state = advance(self._state, QueryInput.WALKED)
+            self._state = advance(TRANSITIONS, self._state, QueryInput.WALKED)
             self._unasked.reverse()
             self._ask_for_portals(now)
             return
@@ -307,12 +308,12 @@ class QueryEngine:
         if not self._registered:
             self._finish()
             return
-        self._state = advance(self._state, QueryInput.COMPLETE)
+        self._state = advance(TRANSITIONS, self._state, QueryInput.COMPLETE)
         self._send(deregister_node(self._config.initiator_name), now)
         self._answer_by = now + self._config.leave_s
 
     def _finish(self) -> None:
-        self._state = advance(self._state, QueryInput.END)
+        self._state = advance(TRANSITIONS, self._state, QueryInput.END)
         self._output.append(QueryDone(self._reader.finish()))
 
     def _broken(self, error: PeerError) -> None:
@@ -323,7 +324,7 @@ class QueryEngine:
 
     def _fail(self, message: str, hint: str | None = None, code: str | None = None) -> None:
         registering = self._state is QueryState.REGISTER
-        self._state = advance(self._state, QueryInput.FAILURE)
+        self._state = advance(TRANSITIONS, self._state, QueryInput.FAILURE)
         err = IscsiErr.ISNS_REG_FAILED if registering else IscsiErr.ISNS_QUERY
         so_far = f"; {self._reader.records} targets were read, the list is not complete" if self._reader.records else ""
         self._output.append(QueryFailed(err, message + so_far, hint, code))

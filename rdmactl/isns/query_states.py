@@ -15,9 +15,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rdmactl.errors import LocalError
-
-__all__ = ["ENDED", "TRANSITIONS", "QueryInput", "QueryState", "advance"]
+__all__ = ["ENDED", "TRANSITIONS", "QueryInput", "QueryState"]
 
 
 class QueryState(Enum):
@@ -66,10 +64,3 @@ TRANSITIONS: dict[tuple[QueryState, QueryInput], QueryState] = {
     **{(state, _I.END): _S.DONE for state in (_S.LIST, _S.PORTALS, _S.LEAVE)},
     **{(state, _I.FAILURE): _S.FAILED for state in (_S.START, *_ASKING, _S.REGISTER)},
 }
-
-
-def advance(state: QueryState, event: QueryInput) -> QueryState:
-    """The state behind `event`; LocalError for a pair that is not in the table."""
-    if (state, event) not in TRANSITIONS:
-        raise LocalError(f"iSNS query: {event.name} in state {state.name}", code="internal")
-    return TRANSITIONS[state, event]

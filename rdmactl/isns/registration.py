@@ -25,7 +25,7 @@ from rdmactl.isns.attributes import Attribute, Tag, read_number, unpack
 from rdmactl.isns.conversation import Answer, Conversation
 from rdmactl.isns.notices import Changed, Notices
 from rdmactl.isns.pdu import Message, encode, parse_datagram
-from rdmactl.isns.registration_states import ASKING, RegistrationInput, RegistrationState, advance
+from rdmactl.isns.registration_states import ASKING, TRANSITIONS, RegistrationInput, RegistrationState
 from rdmactl.isns.requests import (
     Registration,
     Request,
@@ -37,6 +37,7 @@ from rdmactl.isns.requests import (
     register_notifications,
 )
 from rdmactl.isns.status import Status, refusal
+from rdmactl.states import advance
 
 __all__ = ["Connect", "Disconnect", "Problem", "Registered", "RegistrationConfig", "RegistrationEngine", "entity_of"]
 
@@ -219,7 +220,7 @@ class RegistrationEngine:
     # What the states do.
 
     def _advance(self, event: RegistrationInput, now: float) -> None:
-        self._state = advance(self._state, event)
+        self._state = advance(TRANSITIONS, self._state, event)
         self._wake = None
         if self._state in ASKING:
             limit_s = self._config.leave_s if self._state is _S.LEAVE else self._config.answer_s

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from rdmactl.errors import LocalError
-
-__all__ = ["ASKING", "TRANSITIONS", "RegistrationInput", "RegistrationState", "advance"]
+__all__ = ["ASKING", "TRANSITIONS", "RegistrationInput", "RegistrationState"]
 
 
 class RegistrationState(Enum):
@@ -67,10 +65,3 @@ TRANSITIONS: dict[tuple[RegistrationState, RegistrationInput], RegistrationState
     **{(state, _I.STOP): _S.LEAVE for state in (*_TRYING, _S.REGISTERED)},
     (_S.LEAVE, _I.LEFT): _S.ENDED,
 }
-
-
-def advance(state: RegistrationState, event: RegistrationInput) -> RegistrationState:
-    """The state behind `event`; LocalError for a pair that is not in the table."""
-    if (state, event) not in TRANSITIONS:
-        raise LocalError(f"iSNS registration: {event.name} in state {state.name}", code="internal")
-    return TRANSITIONS[state, event]

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rdmactl.iwpm.events import Door, Outbox, Path
-from rdmactl.iwpm.states import ACTIVE, ActiveEvent, ActiveState, advance
+from rdmactl.iwpm.states import ACTIVE, ActiveEvent, ActiveState
 from rdmactl.iwpm.stats import Stats
 from rdmactl.iwpm.table import MappingKey, key_of
 from rdmactl.iwpm.timers import Timers
 from rdmactl.iwpm.wire import IWPM_PORT, REQUEST, WireMessage
 from rdmactl.netlink.rdma import QueryMapping
 from rdmactl.netlink.sockaddr import SockAddr
+from rdmactl.states import advance
 
 __all__ = ["ActiveSide", "Outcome", "Query"]
 

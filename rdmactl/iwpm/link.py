@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from rdmactl.iwpm.events import KernelReply, Outbox
-from rdmactl.iwpm.states import HOLDING, LINK, LinkEvent, LinkState, advance
+from rdmactl.iwpm.states import HOLDING, LINK, LinkEvent, LinkState
 from rdmactl.iwpm.stats import Stats
 from rdmactl.iwpm.timers import earliest
 from rdmactl.netlink.rdma import (
@@ -40,6 +40,7 @@ from rdmactl.netlink.rdma import (
     mapinfo_request,
     reg_pid_reply,
 )
+from rdmactl.states import advance
 
 __all__ = ["ANSWER_LIMIT_S", "KernelLink", "Report"]
 

@@ -19,13 +19,14 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from rdmactl.iwpm.events import Outbox, Path
-from rdmactl.iwpm.states import PASSIVE, PassiveEvent, PassiveState, advance
+from rdmactl.iwpm.states import PASSIVE, PassiveEvent, PassiveState
 from rdmactl.iwpm.stats import Stats
 from rdmactl.iwpm.table import Mapping, MappingKey, MappingTable
 from rdmactl.iwpm.timers import Timers
 from rdmactl.iwpm.wire import WireMessage
 from rdmactl.netlink.rdma import RDMA_NL_IWPM_REMOTE_INFO, remote_info
 from rdmactl.netlink.sockaddr import AF_INET6, SockAddr
+from rdmactl.states import advance
 
 __all__ = ["Offer", "PassiveSide"]
 

@@ -35,9 +35,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from typing import TypeVar
-
-from rdmactl.errors import LocalError
 
 __all__ = [
     "ACTIVE",
@@ -50,11 +47,7 @@ __all__ = [
     "LinkState",
     "PassiveEvent",
     "PassiveState",
-    "advance",
 ]
-
-S = TypeVar("S")
-E = TypeVar("E")
 
 
 class LinkState(enum.Enum):
@@ -181,11 +174,3 @@ PASSIVE: Mapping[tuple[PassiveState, PassiveEvent], PassiveState] = {
     (_P.CONFIRMED, _PE.REMOVE): _P.CLOSED,
     (_P.CONFIRMED, _PE.TIME_UP): _P.CLOSED,
 }
-
-
-def advance(table: Mapping[tuple[S, E], S], state: S, event: E) -> S:
-    """The next state; LocalError if the event cannot happen in this state."""
-    try:
-        return table[state, event]
-    except KeyError:
-        raise LocalError(f"{event} cannot happen in {state}", code="impossible-transition") from None

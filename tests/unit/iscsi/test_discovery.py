@@ -9,7 +9,7 @@ import pytest
 from rdmactl.errors import LocalError
 from rdmactl.iscsi.chap import ChapCredentials, Secret
 from rdmactl.iscsi.discovery import DiscoveryDone, DiscoveryEngine, DiscoveryFailed, StreamDiscovery
-from rdmactl.iscsi.discovery_states import ENDED, TRANSITIONS, DiscoveryInput, DiscoveryState, advance
+from rdmactl.iscsi.discovery_states import ENDED, TRANSITIONS, DiscoveryInput, DiscoveryState
 from rdmactl.iscsi.errors import IscsiErr
 from rdmactl.iscsi.login import Notice, Redirected
 from rdmactl.iscsi.pdu import (
@@ -29,6 +29,7 @@ from rdmactl.iscsi.portal import Portal
 from rdmactl.iscsi.sendtargets import TargetRecord
 from rdmactl.iscsi.stream import encode
 from rdmactl.iscsi.text import build_text
+from rdmactl.states import advance
 from tests.fake.target import TargetChap, TargetScript
 
 from .support import (
@@ -492,9 +493,9 @@ def test_a_stream_is_for_tcp() -> None:
 def test_every_pair_is_in_the_table_or_raises() -> None:
     for state, event in itertools.product(DiscoveryState, DiscoveryInput):
         if (state, event) in TRANSITIONS:
-            assert advance(state, event) is TRANSITIONS[state, event]
+            assert advance(TRANSITIONS, state, event) is TRANSITIONS[state, event]
         else:
             with pytest.raises(LocalError):
-                advance(state, event)
+                advance(TRANSITIONS, state, event)
     assert {state for state, _ in TRANSITIONS}.isdisjoint(ENDED)
     assert {*TRANSITIONS.values(), DiscoveryState.START} == set(DiscoveryState)

@@ -11,12 +11,13 @@ from rdmactl.errors import LocalError
 from rdmactl.iscsi.chap import ChallengeBook, ChapCredentials, Secret
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 from rdmactl.iscsi.login import MAX_ROUNDS, LoginDone, LoginEngine, LoginFailed, Notice, Redirected, random_isid
-from rdmactl.iscsi.login_states import ENDED, TRANSITIONS, LoginInput, LoginState, advance
+from rdmactl.iscsi.login_states import ENDED, TRANSITIONS, LoginInput, LoginState
 from rdmactl.iscsi.login_status import STATUS_WORDS
 from rdmactl.iscsi.pdu import LoginRequest, NopIn, Pdu, Reject
 from rdmactl.iscsi.portal import UNKNOWN_TPGT, Portal
 from rdmactl.iscsi.redirect import MAX_HOPS, RedirectChain
 from rdmactl.iscsi.text import build_text
+from rdmactl.states import advance
 
 from .support import (
     INITIATOR,
@@ -513,10 +514,10 @@ def test_random_isids_are_of_the_random_kind() -> None:
 def test_every_pair_is_in_the_table_or_raises() -> None:
     for state, event in itertools.product(LoginState, LoginInput):
         if (state, event) in TRANSITIONS:
-            assert advance(state, event) is TRANSITIONS[state, event]
+            assert advance(TRANSITIONS, state, event) is TRANSITIONS[state, event]
         else:
             with pytest.raises(LocalError):
-                advance(state, event)
+                advance(TRANSITIONS, state, event)
 
 
 def test_every_state_is_reached_and_the_ends_are_ends() -> None:

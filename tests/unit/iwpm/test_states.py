@@ -21,8 +21,8 @@ from rdmactl.iwpm.states import (
     LinkState,
     PassiveEvent,
     PassiveState,
-    advance,
 )
+from rdmactl.states import advance
 
 TABLES = [(LINK, LinkState, LinkEvent), (ACTIVE, ActiveState, ActiveEvent), (PASSIVE, PassiveState, PassiveEvent)]
 
