@@ -18,7 +18,7 @@ from rdmactl.initiator.sysfs import SessionView
 from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.ports import Service
 from rdmactl.records.conf import ensure_initiator_name
-from rdmactl.records.recorded import recorded_request
+from rdmactl.records.recorded import record_moved, recorded_request
 
 __all__ = ["discovery_daemon", "initiator", "initiator_name"]
 
@@ -32,7 +32,7 @@ def initiator() -> Callable[[], Service]:
     def recorded(view: SessionView) -> LoginRequest | None:
         return recorded_request(view, initiator_name())
 
-    return lambda: InitiatorService(runtime=runtime, settings_of=recorded)
+    return lambda: InitiatorService(runtime=runtime, settings_of=recorded, record_moved=record_moved)
 
 
 def discovery_daemon(dispatcher: Dispatcher) -> Service:

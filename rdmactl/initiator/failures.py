@@ -7,10 +7,13 @@ the engines name (`rdmactl.iscsi.login_status`).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from rdmactl.errors import DeadlineExceeded, KernelError, RdmactlError, Unavailable
 from rdmactl.iscsi.errors import IscsiErr, IscsiFailure
 
-__all__ = ["TryAgain", "as_failure"]
+__all__ = ["TryAgain", "as_failure", "translated"]
 
 
 class TryAgain(IscsiFailure):
@@ -29,3 +32,12 @@ def as_failure(error: RdmactlError, what: str) -> IscsiFailure:
         case KernelError():
             return IscsiFailure(IscsiErr.INTERNAL, f"{what}: {error.message}", hint=error.hint)
     return IscsiFailure(IscsiErr.INVAL, error.message, hint=error.hint)
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Whatever fails inside, while `what` is done, leaves as an IscsiFailure."""
+    try:
+        yield
+    except RdmactlError as error:
+        raise as_failure(error, what) from error

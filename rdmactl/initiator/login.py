@@ -25,7 +25,7 @@ import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rdmactl.errors import KernelError, RdmactlError
@@ -80,8 +80,9 @@ class _Link:
 class _Redirect(Exception):
     """A turn of events, not an error; it never leaves this module."""
 
-    def __init__(self, portal: Portal) -> None:
+    def __init__(self, portal: Portal, permanent: bool) -> None:
         self.portal = portal
+        self.permanent = permanent
 
 
 class Logins:
@@ -97,6 +98,7 @@ class Logins:
         *,
         root: str = "/sys",
         portal_back: Callable[[Portal], None] = lambda portal: None,
+        moved: Callable[[Session, LoginRequest], None] = lambda session, before: None,
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         self._lane = lane
@@ -105,6 +107,7 @@ class Logins:
         self._tasks = tasks
         self._breakers = breakers
         self._portal_back = portal_back
+        self._moved = moved
         self._connecting = asyncio.Semaphore(_CONNECTS_AT_ONCE)
         self._working = asyncio.Semaphore(_LOGINS_AT_ONCE)
         self._root = root
@@ -278,14 +281,20 @@ class Logins:
                 break
             except _Redirect as redirect:
                 log.info("%s: redirected to %s", session, redirect.portal)
-                chain.follow(redirect.portal)
+                chain.follow(redirect.portal, permanent=redirect.permanent)
             await self.release(session)
             new = False
             link = await self._connect(session.request, chain.portals[-1], session.kernel.handle, deadline)
         tpgt = None if done.tpgt == UNKNOWN_TPGT else done.tpgt
         final = params.after_login(done.results, tpgt, next_serial(done.statsn), session.request.transport)
         session.time2wait_s = done.results.default_time2wait_s
-        await self._kernel.start(session.kernel, final)
+        before = session.request
+        if chain.home == before.portal:
+            await self._kernel.start(session.kernel, final)
+            return
+        await self._kernel.start(session.kernel, [*params.portal(chain.home), *final])
+        session.request = replace(before, portal=chain.home)  # only now: a target nobody could log in to moves nothing
+        self._moved(session, before)
 
     async def _bind(self, session: Session, link: _Link, first: Pdu, new: bool) -> None:
         """Give the session its transport, and send the first PDU there. The endpoint is the session's own now; of a
@@ -313,7 +322,7 @@ class Logins:
                     case LoginDone():
                         return item
                     case Redirected():
-                        raise _Redirect(item.portal)
+                        raise _Redirect(item.portal, item.permanent)
                     case LoginFailed():
                         raise _login_failure(item, state)
                     case Notice():

@@ -24,6 +24,7 @@ __all__ = [
     "credentials",
     "isid",
     "operational",
+    "portal",
     "queue_depth",
 ]
 
@@ -100,7 +101,6 @@ def before_login(request: LoginRequest) -> list[tuple[Param, Value]]:
     s = request.settings
     strings: list[tuple[Param, Value]] = [
         (Param.TARGET_NAME, request.target),
-        (Param.PERSISTENT_ADDRESS, request.portal.address),
         (Param.INITIATOR_NAME, request.initiator_name),
         (Param.IFACE_NAME, request.iface_name),
         (Param.USERNAME, s.chap.username),
@@ -109,7 +109,6 @@ def before_login(request: LoginRequest) -> list[tuple[Param, Value]]:
         (Param.PASSWORD_IN, s.chap.password_in),
     ]
     numbers: list[tuple[Param, Value]] = [
-        (Param.PERSISTENT_PORT, request.portal.port),
         (Param.SESS_RECOVERY_TMO, _seconds(s.replacement_timeout_s)),
         (Param.FAST_ABORT, s.fast_abort),
         (Param.ABORT_TMO, _seconds(s.abort_timeout_s)),
@@ -118,7 +117,12 @@ def before_login(request: LoginRequest) -> list[tuple[Param, Value]]:
         (Param.PING_TMO, _seconds(s.noop_out_timeout_s)),
         (Param.RECV_TMO, _seconds(s.noop_out_interval_s)),
     ]
-    return [pair for pair in strings if pair[1]] + numbers
+    return [pair for pair in strings if pair[1]] + portal(request.portal) + numbers
+
+
+def portal(configured: Portal) -> list[tuple[Param, Value]]:
+    """Where a session belongs; it is connected elsewhere after a temporary redirection."""
+    return [(Param.PERSISTENT_ADDRESS, configured.address), (Param.PERSISTENT_PORT, configured.port)]
 
 
 def after_login(

@@ -8,13 +8,17 @@ costs one attempt. Not here: when an attempt is allowed (`recovery_engine.py`), 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
+from rdmactl.errors import RdmactlError
 from rdmactl.netlink import route, uevent
 from rdmactl.netlink.message import NETLINK_KOBJECT_UEVENT, NETLINK_ROUTE, Message
-from rdmactl.netlink.ports import ChannelSpec, Received, Reply
+from rdmactl.netlink.ports import Channel, ChannelSpec, Lane, Received, Reply
 
-__all__ = ["DEVICES", "PATHS", "Paths"]
+__all__ = ["DEVICES", "PATHS", "Paths", "watch"]
+
+log = logging.getLogger(__name__)
 
 PATHS = ChannelSpec(
     NETLINK_ROUTE,
@@ -28,6 +32,20 @@ PATHS = ChannelSpec(
 )
 
 DEVICES = ChannelSpec(NETLINK_KOBJECT_UEVENT, groups=(uevent.GROUP_KERNEL,))
+
+
+def watch(lane: Lane, opened: Callable[[str], None]) -> list[Channel]:
+    """Begin to tell `opened` what has come; the channels are for closing.
+
+    Recovery works without, only later: whatever comes back is then found by an attempt.
+    """
+    channels = []
+    for spec, what in ((PATHS, "links, addresses and routes"), (DEVICES, "RDMA devices")):
+        try:
+            channels.append(lane.open(spec, Paths(opened)))
+        except RdmactlError as error:
+            log.warning("changes of %s are not seen: %s", what, error)
+    return channels
 
 
 class Paths:

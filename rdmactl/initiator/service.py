@@ -34,12 +34,12 @@ from rdmactl.initiator.api import (
 from rdmactl.initiator.breaker import Breakers
 from rdmactl.initiator.claims import ADMINISTRATOR, Claims, checked, with_claim, without_claim
 from rdmactl.initiator.events import EVENTS, Inboxes
-from rdmactl.initiator.failures import TryAgain, as_failure
+from rdmactl.initiator.failures import TryAgain, translated
 from rdmactl.initiator.io_flusher import mark_this_thread
 from rdmactl.initiator.kernel import Kernel, KernelSession
 from rdmactl.initiator.login import Logins
 from rdmactl.initiator.logout import log_out
-from rdmactl.initiator.paths import DEVICES, PATHS, Paths
+from rdmactl.initiator.paths import watch
 from rdmactl.initiator.recovery import Keeper, pauses
 from rdmactl.initiator.runtime import Kept, RuntimeRecords
 from rdmactl.initiator.session import Phase, Session
@@ -70,6 +70,7 @@ _UNWELCOME_LIMIT = 3  # connections ended upon our CHAP response: no longer a co
 _CLEAN_UP_S = 5.0
 _USES_S = 30.0
 _STATISTICS_S = 5.0
+_RECORD_S = 10.0
 _PAST_MAX = 256  # ended sessions whose timelines are still told
 _LOST = 1011  # ISCSI_ERR_CONN_FAILED
 
@@ -83,12 +84,15 @@ class InitiatorService:
         *,
         runtime: str | None = None,
         settings_of: Callable[[SessionView], LoginRequest | None] = lambda view: None,
+        record_moved: Callable[[LoginRequest, Portal], bool] = lambda request, portal: False,
         ready_transport: Callable[[str, str], int] | None = None,
     ) -> None:
-        """`runtime`: directory of what outlives the daemon, None: nothing does. `settings_of`: from the records."""
+        """`runtime`: directory of what outlives the daemon, None: nothing does. `settings_of`: from the records;
+        `record_moved`: tell them of a permanent redirection, True when there was one to change."""
         self._root = root
         self._runtime = None if runtime is None else RuntimeRecords(runtime)
         self._settings_of = settings_of
+        self._record_moved = record_moved
         self._breakers = Breakers()
         self._past: deque[SessionHistory] = deque(maxlen=_PAST_MAX)
         self._ready_transport = ready_transport or modules.transport_ready
@@ -117,12 +121,13 @@ class InitiatorService:
             self._breakers,
             root=self._root,
             portal_back=self._portal_back,
+            moved=self._moved,
         )
         self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._breakers, self._root)
         paths: list[Channel] = []
         try:
             self._adopt()
-            paths = self._watch_paths()
+            paths = watch(lane, self._path_opened)
             lane.ready()
             self._ready_discoveries().prepare(self._root)
             while True:
@@ -166,7 +171,7 @@ class InitiatorService:
             raise
 
     async def _log_in(self, request: LoginRequest, claim: str) -> int:
-        with _told(str(request)), self._room_for(request), self._cancellable():
+        with translated(str(request)), self._room_for(request), self._cancellable():
             handle = await self._transport(request.transport)
             session = await self._first_login(request, handle)
             session.claims = (claim,)
@@ -202,7 +207,7 @@ class InitiatorService:
             return left
         session.phase = Phase.LOGOUT
         session.inbox.settled.clear()
-        with _told(str(session)):
+        with translated(str(session)):
             await self._tasks.complete(self._end(session))
         log.info("%s: logged out", session)
         return ()
@@ -245,7 +250,7 @@ class InitiatorService:
         handle = None if view is None else sysfs.transport_handle(view.transport, self._root)
         if handle is None:
             raise IscsiFailure(IscsiErr.SESS_NOT_FOUND, f"no session {sid}")
-        with _told(f"session {sid}"), self._inboxes.statistics(sid) as answer:
+        with translated(f"session {sid}"), self._inboxes.statistics(sid) as answer:
             await self._kernel.ask_statistics(handle, sid)
             try:
                 async with asyncio.timeout(_STATISTICS_S):
@@ -390,16 +395,6 @@ class InitiatorService:
         if session.inbox.destroyed.is_set():
             self._forget(session)
 
-    def _watch_paths(self) -> list[Channel]:
-        """Recovery works without, only later: whatever comes back is then found by an attempt."""
-        channels = []
-        for spec, what in ((PATHS, "links, addresses and routes"), (DEVICES, "RDMA devices")):
-            try:
-                channels.append(self._lane.open(spec, Paths(self._path_opened)))
-            except RdmactlError as error:
-                log.warning("changes of %s are not seen: %s", what, error)
-        return channels
-
     def _path_opened(self, what: str) -> None:
         for session in self._sessions.values():
             if session.phase is Phase.RECOVERY:
@@ -409,6 +404,19 @@ class InitiatorService:
         for session in self._sessions.values():
             if session.phase is Phase.RECOVERY and session.request.portal == portal:
                 session.inbox.hint("its portal answers again")
+
+    def _moved(self, session: Session, before: LoginRequest) -> None:
+        self._keep_record(session)
+        self._tasks.spawn(self._note_move(before, session.request.portal), f"record of session {session.sid}")
+
+    async def _note_move(self, before: LoginRequest, home: Portal) -> None:
+        told = "no record to update"
+        try:
+            if await self._lane.blocking(lambda: self._record_moved(before, home), deadline_s=_RECORD_S):
+                told = "record updated"
+        except RdmactlError as error:
+            told = f"record not updated: {error}"
+        log.warning("%s: redirected to %s (permanent); %s", before, home, told)
 
     async def _unsupervised(self, session: Session) -> None:
         """End the supervision, and wait until it has put away what it was doing."""
@@ -489,12 +497,3 @@ class InitiatorService:
         await self._tasks.finish(_CLEAN_UP_S)
         if self._discoveries is not None:
             await self._discoveries.close()
-
-
-@contextlib.contextmanager
-def _told(what: str) -> Iterator[None]:
-    """Callers get IscsiFailure and nothing else."""
-    try:
-        yield
-    except RdmactlError as error:
-        raise as_failure(error, what) from error

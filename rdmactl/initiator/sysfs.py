@@ -122,8 +122,9 @@ class NegotiatedView(NamedTuple):
 class SessionView(NamedTuple):
     """One kernel session at the moment of the listing.
 
-    `persistent` is the portal as configured (a redirect does not change it), None for a half-made session; `state`,
-    `target_state` and `connection_state` are the kernel's words ("LOGGED_IN", "SCANNED", "up"), None when absent.
+    `persistent` is the portal as configured (a temporary redirect does not change it), None for a half-made session;
+    `state`, `target_state` and `connection_state` are the kernel's words ("LOGGED_IN", "SCANNED", "up"), None when
+    absent.
     """
 
     sid: int

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of a session somebody else has made, from its node record. Shell ring.
+"""What a daemon asks the node records, and tells them. Shell ring.
 
-For a daemon that takes over from iscsid: the kernel knows the session's name and portal, the record knows the rest.
+The settings of a session somebody else has made, for a daemon that takes over from iscsid: the kernel knows the
+session's name and portal, the record knows the rest. And that a target has moved for good (RFC 7143, 11.13.5, 0102).
 Not here: what rdmactl's own daemon keeps of its sessions (`rdmactl.initiator.runtime`).
 """
 
@@ -13,11 +14,12 @@ from dataclasses import replace
 from rdmactl.errors import RdmactlError
 from rdmactl.initiator.api import LoginRequest
 from rdmactl.initiator.sysfs import SessionView
+from rdmactl.iscsi.portal import Portal
 from rdmactl.records.model import wire_record
 from rdmactl.records.requests import login_request
 from rdmactl.records.store import NodeId, Store
 
-__all__ = ["recorded_request"]
+__all__ = ["record_moved", "recorded_request"]
 
 log = logging.getLogger(__name__)
 
@@ -40,3 +42,23 @@ def recorded_request(view: SessionView, initiator_name: str, directory: str | No
         return None
     name = view.interface().initiator_name
     return request if request is None or name is None else replace(request, initiator_name=name)
+
+
+def record_moved(request: LoginRequest, home: Portal, directory: str | None = None) -> bool:
+    """Whether there is a record of the login that was redirected; it is one of `home` from now on, settings and source
+    its own. A record that is there already stays as it is, and so does the other then. RdmactlError.
+    """
+    old, new = request.portal, home
+    with Store(directory) as store, store.transaction():
+        for node in store.nodes(target=request.target, address=old.address, port=old.port, iface=request.iface_name):
+            record = store.node(node)
+            there = store.nodes(target=request.target, address=new.address, port=new.port, iface=request.iface_name)
+            if record is None or there:
+                continue
+            source = store.source(node) or ""
+            store.delete_node(node)
+            moved = NodeId(node.target, new.address, new.port, node.tpgt, node.iface)
+            record |= {"node.conn[0].address": new.address, "node.conn[0].port": str(new.port)}
+            store.write_node(moved, record, source)
+            return True
+    return False

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rdmactl.initiator import sysfs
+from rdmactl.initiator.api import LoginRequest
 from rdmactl.initiator.service import InitiatorService
 from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.dispatcher import Dispatcher
@@ -54,6 +55,7 @@ class FakeWorld:
         self.kernel.portals[ISER_PORTAL] = self.iser
         self.routes = FakeRoutes()
         self.runtime = f"{directory}/run"
+        self.moves: list[tuple[LoginRequest, Portal]] = []  # what the records were told
         self.devices = FakeDevices()
         self.door = FakeKernels(self.kernel, self.routes, self.devices).open
         self.dispatcher = Dispatcher(self.door)
@@ -78,7 +80,16 @@ class FakeWorld:
         await self.dispatcher.wait_ready(DEADLINE_S)
 
     def _service(self) -> InitiatorService:
-        return InitiatorService(self.root, runtime=self.runtime, ready_transport=lambda name, _: HANDLES[name])
+        return InitiatorService(
+            self.root,
+            runtime=self.runtime,
+            record_moved=self._record_moved,
+            ready_transport=lambda name, _: HANDLES[name],
+        )
+
+    def _record_moved(self, request: LoginRequest, home: Portal) -> bool:
+        self.moves.append((request, home))
+        return True
 
     async def call(self, function: Callable[[InitiatorService], Awaitable[Any]]) -> Any:
         return await self.dispatcher.call("initiator", function, deadline_s=DEADLINE_S)

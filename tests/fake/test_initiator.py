@@ -145,6 +145,43 @@ def test_055_a_redirection_keeps_session_and_configured_portal(tmp_path: Path, t
     world.run(scenario)
 
 
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_055_a_target_that_has_moved_for_good(tmp_path: Path, transport: str) -> None:
+    """Checklist 55: kernel, record and the next relogin know the new portal, also after a restart."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        home = world.add_portal(transport)
+        world.iser.peer = world.tcp.peer = lambda: FakeTarget(TargetScript(redirect=(0x0102, f"{home}")))
+        wanted = request(world, transport)
+        sid = await login(world, wanted)
+        assert scenarios.view(world, sid).persistent == home
+        await scenarios.eventually(world, lambda: world.moves == [(wanted, home)], "the records are not told")
+        await world.restart()
+        world.iser.mode = world.tcp.mode = "refuse"  # nobody is left there
+        world.break_connection(sid)
+        assert (await recovered(world)).portal == home
+        await logout(world, sid)
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_055_a_target_that_moves_and_refuses_moves_nothing(tmp_path: Path, transport: str) -> None:
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        home = world.add_portal(transport)
+        world.iser.peer = world.tcp.peer = lambda: FakeTarget(TargetScript(redirect=(0x0102, f"{home}")))
+        world.kernel.portals[home].peer = lambda: FakeTarget(TargetScript(status=0x0201))
+        assert (await failure(world, request(world, transport))).err is IscsiErr.LOGIN_AUTH_FAILED
+        assert world.moves == []
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
 def test_049_a_redirection_in_circles_ends(tmp_path: Path) -> None:
     """Checklist 26: a loop of redirections is an error, at once."""
     world = FakeWorld(tmp_path)
