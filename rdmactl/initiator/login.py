@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -391,5 +392,8 @@ def _login_failure(failed: LoginFailed, state: LoginState) -> IscsiFailure:
 def _told(error: BaseException, request: LoginRequest) -> BaseException:
     """What the kernel refuses while a login is under way is mostly the connection failing at that moment: try again."""
     if isinstance(error, KernelError):
-        return TryAgain(IscsiErr.TRANS, f"{request}: the connection failed during login: {error.message}")
+        what = "the connection was lost during the login"
+        if error.errno != errno.ENOTCONN:
+            what = f"the connection failed during the login: {error.message}"
+        return TryAgain(IscsiErr.TRANS, f"{request}: {what}")
     return as_failure(error, str(request)) if isinstance(error, RdmactlError) else error

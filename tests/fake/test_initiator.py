@@ -74,6 +74,20 @@ def test_a_login_that_fails_at_any_request_leaves_nothing(tmp_path: Path, transp
     world.run(scenario)
 
 
+@pytest.mark.parametrize("kind", [Uevent.BIND_CONN, Uevent.SET_PARAM, Uevent.SEND_PDU, Uevent.START_CONN])
+def test_a_connection_that_ends_early_is_said_to(tmp_path: Path, kind: Uevent) -> None:
+    """The kernel refuses what comes after that; whichever request it is, the user did not ask for it."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        world.kernel.fail_always = {kind: -errno.ENOTCONN}
+        error = await failure(world, request(world, "tcp", IMPATIENT))
+        assert "the connection was lost during the login" in error.message
+        assert kind.name not in error.message
+
+    world.run(scenario)
+
+
 def _uses(transport: str, kind: Uevent) -> bool:
     iser_only = kind in (Uevent.CREATE_BOUND_SESSION, Uevent.TRANSPORT_EP_CONNECT, Uevent.TRANSPORT_EP_POLL)
     return kind is not Uevent.CREATE_SESSION if transport == "iser" else not iser_only
