@@ -3,6 +3,10 @@
 """Sessions side by side: iserd and iseradm against iscsid and iscsiadm, in one machine, on one set of LIO targets.
 
     lab/run --memory 2048 --timeout 3000 -- .venv/bin/python bench/sessions.py [--counts 8,64] [--without-peer]
+    lab/run --virtual-time --memory 2048 --timeout 3000 -- .venv/bin/python bench/sessions.py --never-idle
+
+In virtual time the clock of an idle processor jumps to the next timer, also while the host reads a file for it; with
+--never-idle a process that gives way to all others keeps it from being idle.
 
 What is measured, for each transport and number of targets (each with one disk, all at one portal):
 
@@ -13,6 +17,8 @@ What is measured, for each transport and number of targets (each with one disk, 
                one of the disks past the page cache meanwhile, and must not see an error
     relogins   connections the target has seen made by the restart
     rss        of the daemon after that
+    severed    the cut alone, with the daemon stopped: until the kernel has put all connections away; no part of `cut`
+               can be faster than this, `floor` without its scan, and Time2Wait
     cut        the targets throw everybody out and take them again: until all are logged in; Time2Wait is 2 s, as usual
     logout     `-m node -u`
     few        `-m node -l` with three quarters of the targets: until their block devices exist
@@ -50,9 +56,12 @@ PORTS = {"iser": 3260, "tcp": 3261}
 NAME = "iqn.2026-11.bench:t"
 TARGETS = Path("/sys/kernel/config/target/iscsi")
 LIMIT_S = 600.0
-LOOK_S = 0.2
+LOOK_S = 0.1
 BIN = Path(sys.executable).parent
-COLUMNS = ("floor_s", "login_s", "few_s", "silent_s", "print_s", "restart_s", "cut_s", "cut0_s", "logout_s", "rss_kib")
+COLUMNS = (
+    "floor_s", "login_s", "few_s", "silent_s", "print_s", "restart_s", "severed_s", "cut_s", "cut0_s", "logout_s",
+    "rss_kib",
+)  # fmt: skip
 READER = """
 import mmap, os, time
 descriptor, buffer = os.open(%r, os.O_RDONLY | os.O_DIRECT), mmap.mmap(-1, 4096)
@@ -142,17 +151,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--counts", default="8,64", help="numbers of targets")
     parser.add_argument("--transports", default="tcp,iser")
+    parser.add_argument("--never-idle", action="store_true", help="for virtual time: see above")
     parser.add_argument("--without-peer", action="store_true", help="only ours: for many sessions, in less time")
     arguments = parser.parse_args()
     results: list[dict[str, Any]] = []
     made = 0
+    if arguments.never_idle:
+        subprocess.Popen(["chrt", "--idle", "0", sys.executable, "-c", "while True: pass"])
+    transports = arguments.transports.split(",")
     sh(f"link rxe0 rxe dummy0 {ADDRESS}/24; modprobe -a ib_iser iscsi_tcp")
     floor = Path(tempfile.mkdtemp()) / "login_floor"
     subprocess.run(["gcc", "-O2", "-o", str(floor), str(HERE / "login_floor.c")], check=True)
     for count in map(int, arguments.counts.split(",")):
-        make_targets(made, count)
+        make_targets(made, count, transports)
         made = count
-        for transport in arguments.transports.split(","):
+        for transport in transports:
             floor_s = replayed(floor, transport, count)
             for tools in (Ours(),) if arguments.without_peer else (Theirs(), Ours()):
                 head = {"tools": tools.name, "transport": transport, "n": count, "floor_s": floor_s}
@@ -162,11 +175,11 @@ def main() -> int:
     return 0
 
 
-def make_targets(first: int, last: int) -> None:
-    """Targets number `first` to `last`, each with a disk of a mebibyte, at both portals."""
+def make_targets(first: int, last: int, transports: list[str]) -> None:
+    """Targets number `first` to `last`, each with a disk of a mebibyte, at a portal for each transport."""
     lines = []
     for number in range(first, last):
-        lines += [f"target {NAME}{number:03} {ADDRESS}:{port} {kind} 1" for kind, port in PORTS.items()]
+        lines += [f"target {NAME}{number:03} {ADDRESS}:{PORTS[kind]} {kind} 1" for kind in transports]
     sh("\n".join(lines), timeout_s=LIMIT_S)
 
 
@@ -206,6 +219,7 @@ def measure(tools: Tools, transport: str, count: int) -> dict[str, Any]:
             reader.terminate()
         result["relogins"] = logins_seen() - before
         result["rss_kib"] = tools.rss_kib()
+        result["severed_s"] = severed(tools, count)
         result["cut_s"] = timed(lambda: cut(count))
         result["logout_s"] = timed(lambda: log_out(tools))
         result.update(few_and_silent(tools, transport, count))
@@ -217,7 +231,7 @@ def measure(tools: Tools, transport: str, count: int) -> dict[str, Any]:
 
 
 def discover(tools: Tools, transport: str) -> None:
-    """LIO names all portals of a target, those of the other transport as well."""
+    """LIO names all portals of a target, those of the other transport as well if it has any."""
     iface = ("-I", "iser") if transport == "iser" else ()
     tools.done("-m", "discovery", "-t", "st", "-p", f"{ADDRESS}:{PORTS[transport]}", *iface)
     other = next(port for kind, port in PORTS.items() if kind != transport)
@@ -295,15 +309,42 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def all_logged_in() -> bool:
-    return all(view.connection_text == "LOGGED IN" for view in sysfs.sessions())
+    return set(states()) == {"LOGGED_IN"}
+
+
+def states() -> list[str | None]:
+    """Of all sessions; two reads each, because whoever looks takes the only processor from those that are measured."""
+    return [
+        sysfs.read(f"/sys/class/iscsi_session/session{sid}/state")
+        if sysfs.read(f"/sys/class/iscsi_connection/connection{sid}:0/state") == "up"
+        else None
+        for sid in sysfs.session_ids()
+    ]
 
 
 def cut(count: int) -> None:
     before = logins_seen()
+    throw_out(count)
+    until(lambda: logins_seen() >= before + count and all_logged_in(), "all sessions")
+
+
+def severed(tools: Tools, count: int) -> float:
+    """As `cut`, without the daemon; it may bring them back when this has been measured."""
+    assert tools.process is not None
+    tools.process.send_signal(signal.SIGSTOP)
+    try:
+        took_s = timed(lambda: (throw_out(count), until(lambda: "LOGGED_IN" not in states(), "the loss")))
+    finally:
+        tools.process.send_signal(signal.SIGCONT)
+    until(all_logged_in, "all sessions")
+    return took_s
+
+
+def throw_out(count: int) -> None:
+    """The first targets end all connections, and take new ones."""
     for group in sorted(TARGETS.glob(f"{NAME}*/tpgt_1"))[:count]:
         for value in ("0", "1"):
             (group / "enable").write_text(value)
-    until(lambda: logins_seen() >= before + count and all_logged_in(), "all sessions")
 
 
 def logins_seen() -> int:

@@ -50,9 +50,9 @@ two_stacks() {
 # A second call with the same NAME adds a portal.
 target() {
   local t=/sys/kernel/config/target name=$1 portal=$2 kind=${3:-tcp} size=$(( ${4:-64} * 1048576 ))
-  modprobe -a crc32c_generic libcrc32c target_core_mod target_core_file iscsi_target_mod sd_mod
-  [ "$kind" = iser ] && modprobe -a rdma_ucm ib_isert
-  mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config
+  [ -d "$t/iscsi" ] || modprobe -a crc32c_generic libcrc32c target_core_mod target_core_file iscsi_target_mod sd_mod
+  [ "$kind" != iser ] || [ -d /sys/module/ib_isert ] || modprobe -a rdma_ucm ib_isert
+  [ -d "$t" ] || mount -t configfs none /sys/kernel/config
   local group=$t/iscsi/$name/tpgt_1 disk; disk=$(echo "$name" | tr -c 'a-zA-Z0-9\n' _)
   if [ ! -d "$group" ]; then
     mkdir -p "$t/core/fileio_0/$disk"; truncate -s $size "/tmp/$disk.img"
