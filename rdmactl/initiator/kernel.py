@@ -8,6 +8,7 @@ Orders that matter (drivers/scsi/scsi_transport_iscsi.c, drivers/infiniband/ulp/
 
 * iser: EP_DISCONNECT before STOP_CONN. The other way round the endpoint's number is never free again.
 * STOP_CONN(TERM) ends a session for good: only destroying helps afterwards. A session that shall live on gets RECOVER.
+* iser: SEND_PDU on a connection that is not bound crashes the kernel. One whose connection has failed is refused.
 * The handle in a request must be that of the session's own transport: the kernel does not compare, and oopses.
 * While the kernel cleans a failed connection up, BIND_CONN, START_CONN, SEND_PDU and SET_PARAM say ENOTCONN, until
   STOP_CONN.
@@ -123,14 +124,21 @@ class Kernel:
         new: bool,
     ) -> None:
         """Give the session's connection (a `new` one, or that of before) its transport and the parameters of before
-        the login, and queue the `first` PDU (header and data): all in one exchange. What follows a request that failed
-        fails as well, and sends nothing.
+        the login, and queue the `first` PDU (header and data).
+
+        All in one exchange for tcp: what follows a request that failed fails as well, and sends nothing. In two for
+        iser: an endpoint may fail until it is bound, and a PDU for a connection that is not ends in a NULL pointer.
         """
         handle, sid = session.handle, session.sid
-        requests = [iscsi.create_conn(handle, sid)] if new else []
-        requests += [iscsi.bind_conn(handle, sid, transport_eph), *host]
-        requests += [iscsi.set_param(handle, sid, param, value) for param, value in params]
-        await self._all(session, [*requests, iscsi.send_pdu(handle, sid, *first)])
+        binding = [iscsi.create_conn(handle, sid)] if new else []
+        binding += [iscsi.bind_conn(handle, sid, transport_eph), *host]
+        requests = [iscsi.set_param(handle, sid, param, value) for param, value in params]
+        requests += [iscsi.send_pdu(handle, sid, *first)]
+        if session.transport == "iser":
+            await self._all(session, binding)
+            await self._all(session, requests)
+        else:
+            await self._all(session, [*binding, *requests])
 
     async def send_pdu(self, session: KernelSession, header: bytes, data: bytes) -> None:
         """Queue a Login, Text, Logout or NOP-Out; errors of its transmission come as events."""

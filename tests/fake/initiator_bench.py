@@ -73,6 +73,7 @@ class FakeWorld:
         finally:
             for listener in (self._listener, *self._others):
                 listener.close()
+        assert self.kernel.violations == []
 
     async def _start(self) -> None:
         self.dispatcher.add("initiator", self._service)

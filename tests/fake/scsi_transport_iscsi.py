@@ -163,6 +163,7 @@ class FakeIscsiClass(FakeKernel):
         self.fail_next: dict[Uevent, int] = {}  # answer this request once with this code
         self.fail_always: dict[Uevent, int] = {}
         self.lose_events = False
+        self.violations: list[str] = []  # what a real kernel does not survive
         self.busy_cleaning_up: set[int] = set()  # sessions whose failed connection is put away later (`cleaned_up`)
         self.stale_events: list[tuple[Uevent, bytes]] = []  # sent once, before the next STOP_CONN is answered
         self._sids = 0
@@ -377,6 +378,8 @@ class FakeIscsiClass(FakeKernel):
 
     def _send_pdu(self, transport: str, u: bytes, payload: bytes) -> bytes:
         session, conn = self._usable(u)
+        if transport == "iser" and conn.endpoint is None:
+            self.violations.append(f"SEND_PDU on session {session.sid}, whose iser connection has no endpoint")
         header, data = payload[:48], payload[48:]
         login = header[0] & 0x3F in (0x03, 0x04)
         if session.terminated or session.logging_out or conn.peer is None or (conn.outstanding_login and login):
