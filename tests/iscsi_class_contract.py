@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from rdmactl.initiator import sysfs
 from rdmactl.netlink import iscsi
 from rdmactl.netlink.iscsi import (
     UEVENT,
@@ -32,10 +33,14 @@ from rdmactl.netlink.sockaddr import SockAddr
 REQUESTS = ChannelSpec(iscsi.NETLINK_ISCSI)
 EVENTS = ChannelSpec(iscsi.NETLINK_ISCSI, groups=(1,), receive_bytes=16384)
 LIMIT_S = 20.0
+_GET_PARAM = 21  # in the header, and nowhere else
+_MANAGEMENT_COMMANDS = 15  # ISCSI_MGMT_CMDS_MAX: of all commands, those not for the SCSI layer
 
 
 class Place(Protocol):
-    """Where the cases run."""
+    """Where the cases run. `root` is where its sysfs is."""
+
+    root: str
 
     def door(self, spec: ChannelSpec) -> NetlinkSocket: ...
     def handle(self, transport: str) -> int: ...
@@ -129,8 +134,8 @@ class Class:
 
 
 def unknown_request_is_enosys(k: Class) -> None:
-    (reply,) = k.ask(build(99, UEVENT.pack(99, 0, k.tcp, b"", b""), flags=0))
-    assert reply.code == -errno.ENOSYS
+    for number in (_GET_PARAM, 99):
+        assert k.code(build(number, UEVENT.pack(number, 0, k.tcp, b"", b""), flags=0)) == -errno.ENOSYS
 
 
 def short_request_has_no_answer(k: Class) -> None:
@@ -149,6 +154,15 @@ def each_request_of_a_batch_is_answered(k: Class) -> None:
     assert [struct.unpack_from("=I", reply.request, 8)[0] for reply in replies] == [param for param, _ in pairs]
 
 
+def the_parameters_of_a_login_fit_in_one_datagram(k: Class) -> None:
+    sid = k.bound()
+    seconds = range(1, 17)
+    requests = [iscsi.set_param(k.tcp, sid, Param.ABORT_TMO, value) for value in seconds]
+    replies = k.ask(*requests, iscsi.start_conn(k.tcp, sid))
+    assert [(reply.type, reply.code) for reply in replies] == [(Uevent.SET_PARAM, 0)] * 16 + [(Uevent.START_CONN, 0)]
+    assert sysfs.read(_attribute(k, sid, "abort_tmo")) == "16"
+
+
 def parameters_need_a_bound_connection(k: Class) -> None:
     sid = k.session()
     assert k.code(iscsi.set_param(k.tcp, sid, Param.PING_TMO, 5)) == -errno.ENOTCONN
@@ -157,9 +171,10 @@ def parameters_need_a_bound_connection(k: Class) -> None:
 
 def parameter_length_is_checked(k: Class) -> None:
     sid = k.bound()
-    u = struct.pack("=IIII8x", sid, 0, Param.TARGET_NAME, 50)
-    message = build(Uevent.SET_PARAM, UEVENT.pack(Uevent.SET_PARAM, 0, k.tcp, u, b"") + b"short\0", flags=0)
-    assert k.code(message) == -errno.EINVAL
+    for length, value in ((50, b"short\0"), (4097, b"x" * 4096 + b"\0")):
+        u = struct.pack("=IIII8x", sid, 0, Param.TARGET_NAME, length)
+        message = build(Uevent.SET_PARAM, UEVENT.pack(Uevent.SET_PARAM, 0, k.tcp, u, b"") + value, flags=0)
+        assert k.code(message) == -errno.EINVAL
 
 
 def tcp_has_no_markers(k: Class) -> None:
@@ -175,6 +190,15 @@ def tcp_wants_powers_of_two(k: Class) -> None:
 
 def too_few_commands_is_enomem(k: Class) -> None:
     assert k.code(iscsi.create_session(k.tcp, 0, 15, 8)) == -errno.ENOMEM
+
+
+def commands_are_a_power_of_two_within_bounds(k: Class) -> None:
+    queued = []
+    for cmds_max in (0, 100, 5000):
+        reply = k.one(iscsi.create_session(k.tcp, 0, cmds_max, 8))
+        k.made.append((k.tcp, reply.sid))
+        queued.append(int(sysfs.read(f"{k.place.root}/class/scsi_host/host{reply.second}/can_queue") or 0))
+    assert queued == [commands - _MANAGEMENT_COMMANDS for commands in (128, 64, 4096)]
 
 
 def one_connection_per_session(k: Class) -> None:
@@ -283,6 +307,29 @@ def endpoint_number_is_free_after_stopping_a_healthy_connection(k: Class) -> Non
     assert k.code(iscsi.ep_disconnect(k.iser, endpoint)) == -errno.EINVAL
 
 
+def only_a_connected_endpoint_is_bound(k: Class) -> None:
+    sid = _bound_iser(k)
+    endpoint = k.connect(k.place.iser_silent())
+    assert k.code(iscsi.bind_conn(k.iser, sid, endpoint)) == -errno.EINVAL
+
+
+def a_connection_that_is_not_bound_is_started(k: Class) -> None:
+    """The kernel does not stand in the way: to bind first is the initiator's own business."""
+    sid = k.session()
+    assert k.code(iscsi.start_conn(k.tcp, sid)) == 0
+    assert sysfs.read(_attribute(k, sid, "state")) == "LOGGED_IN"
+
+
+def recovery_timeout_of_the_administrator_stays(k: Class) -> None:
+    sid = k.bound()
+    attribute = _attribute(k, sid, "recovery_tmo")
+    assert k.ask(iscsi.set_param(k.tcp, sid, Param.SESS_RECOVERY_TMO, 33), iscsi.start_conn(k.tcp, sid))[1].code == 0
+    assert sysfs.read(attribute) == "33"
+    sysfs.write(attribute, "77")  # refused while the session is not logged in
+    assert k.code(iscsi.set_param(k.tcp, sid, Param.SESS_RECOVERY_TMO, 55)) == 0
+    assert sysfs.read(attribute) == "77"
+
+
 def burst_lengths_are_checked_at_start(k: Class) -> None:
     sid = _bound_iser(k)
     pairs = [(Param.INITIAL_R2T_EN, 0), (Param.IMM_DATA_EN, 1), (Param.FIRST_BURST, 9000), (Param.MAX_BURST, 8000)]
@@ -302,6 +349,27 @@ def lost_tcp_connection_is_told(k: Class) -> None:
     assert lost.error == 1020
 
 
+def a_lost_connection_takes_nothing_until_it_is_stopped(k: Class) -> None:
+    sid = k.session()
+    listener = k.place.listener()
+    with socket.create_connection(listener.getsockname()) as sock:
+        assert k.code(iscsi.bind_conn(k.tcp, sid, sock.fileno())) == 0
+    accepted, _ = listener.accept()
+    accepted.close()
+    k.await_event(ConnError, sid)
+    pdu = iscsi.send_pdu(k.tcp, sid, b"\x43\x87" + bytes(46), b"")
+    refused = [k.code(pdu), k.code(iscsi.set_param(k.tcp, sid, Param.PING_TMO, 5))]
+    assert refused == [-errno.ENOTCONN, -errno.ENOTCONN]
+    assert k.code(iscsi.stop_conn(k.tcp, sid, ConnStop.RECOVER)) == 0
+    with socket.create_connection(listener.getsockname()) as sock:
+        assert k.code(iscsi.bind_conn(k.tcp, sid, sock.fileno())) == 0
+    assert k.code(pdu) == 0
+
+
+def _attribute(k: Class, sid: int, name: str) -> str:
+    return f"{k.place.root}/class/iscsi_session/session{sid}/{name}"
+
+
 def _bound_iser(k: Class) -> int:
     endpoint = k.connect(k.place.iser_portal())
     assert k.poll(endpoint) == 1
@@ -318,11 +386,13 @@ CASES: list[Callable[[Class], None]] = [
     short_request_has_no_answer,
     wrong_handle_is_einval,
     each_request_of_a_batch_is_answered,
+    the_parameters_of_a_login_fit_in_one_datagram,
     parameters_need_a_bound_connection,
     parameter_length_is_checked,
     tcp_has_no_markers,
     tcp_wants_powers_of_two,
     too_few_commands_is_enomem,
+    commands_are_a_power_of_two_within_bounds,
     one_connection_per_session,
     creation_is_told_before_it_is_answered,
     destruction_is_told_in_order,
@@ -338,6 +408,12 @@ CASES: list[Callable[[Class], None]] = [
     digests_are_refused_on_iser,
     endpoint_number_is_free_after_the_right_order,
     endpoint_number_is_free_after_stopping_a_healthy_connection,
+    only_a_connected_endpoint_is_bound,
+    a_connection_that_is_not_bound_is_started,
+    recovery_timeout_of_the_administrator_stays,
     burst_lengths_are_checked_at_start,
 ]
-REAL_ONLY: list[Callable[[Class], None]] = [lost_tcp_connection_is_told]  # the fake does not watch sockets
+REAL_ONLY: list[Callable[[Class], None]] = [  # the fake does not watch sockets
+    lost_tcp_connection_is_told,
+    a_lost_connection_takes_nothing_until_it_is_stopped,
+]

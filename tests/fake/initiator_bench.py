@@ -169,6 +169,7 @@ class FakePlace:
     """A `Place` of tests/iscsi_class_contract.py."""
 
     def __init__(self, kernel: FakeIscsiClass, listener: socket.socket) -> None:
+        self.root = str(kernel.sysfs.root)
         self._kernel = kernel
         self._listener = listener
         kernel.portals.setdefault(("10.9.0.1", 3260), FakePortal(SilentTarget))

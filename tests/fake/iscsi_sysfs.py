@@ -66,7 +66,7 @@ class FakeSysfs:
         self.write(self.root / "class/iscsi_transport" / name, {"handle": str(handle), "caps": hex(caps)})
         self.write(self.root / "module/scsi_transport_iscsi", {"version": "2.0-870"})
 
-    def add_session(self, transport: str, sid: int, host_no: int) -> None:
+    def add_session(self, transport: str, sid: int, host_no: int, can_queue: int = 113) -> None:
         device = self.host_device(host_no)
         own = device / f"session{sid}"
         self.write(own / "iscsi_session" / f"session{sid}", SESSION_DEFAULTS)
@@ -75,7 +75,7 @@ class FakeSysfs:
             self.write(device / kind / f"host{host_no}", {})
             self.link(kind, f"host{host_no}", device / kind / f"host{host_no}")
         self.write(device / "scsi_host" / f"host{host_no}", {"proc_name": f"iscsi_{transport}", "state": "running"})
-        self.write(device / "scsi_host" / f"host{host_no}", {"scan": ""})
+        self.write(device / "scsi_host" / f"host{host_no}", {"scan": "", "can_queue": str(can_queue)})
         names = ("initiatorname", "hwaddress", "netdev")
         self.write(device / "iscsi_host" / f"host{host_no}", dict.fromkeys(names, "(null)"))
 
@@ -120,6 +120,9 @@ class FakeSysfs:
 
     def set_connection(self, sid: int, **attributes: str) -> None:
         self.write(self.root / "class/iscsi_connection" / f"connection{sid}:0", attributes)
+
+    def get_session(self, sid: int, name: str) -> str:
+        return (self.root / "class/iscsi_session" / f"session{sid}" / name).read_text().strip()
 
     def clear_connection(self, sid: int, *names: str) -> None:
         for name in names:

@@ -30,12 +30,13 @@ from rdmactl.iscsi.pdu import Pdu
 from rdmactl.netlink.iscsi import NETLINK_ISCSI, UEVENT, ConnStop, HostParam, Param, Uevent
 from rdmactl.netlink.message import Message, build
 from rdmactl.netlink.sockaddr import SockAddr
-from tests.fake.iscsi_sysfs import FakeSysfs
+from tests.fake.iscsi_sysfs import SESSION_DEFAULTS, FakeSysfs
 from tests.fake.kernel import FakeKernel, FakeSocket
 
 HANDLES = {"tcp": 18446744072637906944, "iser": 18446744072638906944}
 CAPS = {"tcp": 0x39, "iser": 0x89}
 _GROUP = 1
+_MANAGEMENT_COMMANDS = 15
 _ANSWERED_TO_ALL = (Uevent.GET_STATS, Uevent.GET_CHAP, Uevent.GET_HOST_STATS)
 _RETCODE_REQUESTS = (Uevent.BIND_CONN, Uevent.START_CONN, Uevent.SEND_PDU)
 
@@ -156,12 +157,14 @@ class FakeIscsiClass(FakeKernel):
         self.sysfs = sysfs
         self.luns = luns
         self.privileged = privileged
+        self.initial_netns = True  # of whoever asks; elsewhere the kernel has no socket of this family
         self.portals: dict[tuple[str, int], FakePortal] = {}
         self.sessions: dict[int, Session] = {}
         self.endpoints: dict[int, Endpoint] = {}
         self.log: list[str] = []  # names of the requests, in order
         self.fail_next: dict[Uevent, int] = {}  # answer this request once with this code
         self.fail_always: dict[Uevent, int] = {}
+        self.unknown_handles = 0  # requests for a transport that is not there
         self.lose_events = False
         self.violations: list[str] = []  # what a real kernel does not survive
         self.busy_cleaning_up: set[int] = set()  # sessions whose failed connection is put away later (`cleaned_up`)
@@ -176,6 +179,8 @@ class FakeIscsiClass(FakeKernel):
     # ---------------------------------------------------------------- requests
 
     def handle(self, sender: FakeSocket, message: Message) -> None:
+        if not self.initial_netns:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
         if len(message.payload) < UEVENT.size:
             return  # dropped without a word, like the kernel does
         kind, _, handle, u, _ = UEVENT.unpack_from(message.payload)
@@ -195,6 +200,7 @@ class FakeIscsiClass(FakeKernel):
             return -errno.EPERM
         transport = next((name for name, value in self.handles.items() if value == handle), None)
         if transport is None:
+            self.unknown_handles += 1
             return -errno.EINVAL
         handler = self._HANDLERS.get(type_)
         if handler is None:
@@ -232,7 +238,7 @@ class FakeIscsiClass(FakeKernel):
         session.cmds_max = min(4096, 1 << (cmds_max.bit_length() - 1))
         session.queue_depth = queue_depth or 32
         self.sessions[session.sid] = session
-        self.sysfs.add_session(transport, session.sid, session.host_no)
+        self.sysfs.add_session(transport, session.sid, session.host_no, session.cmds_max - _MANAGEMENT_COMMANDS)
         self._event(Uevent.KEVENT_CREATE_SESSION, struct.pack("=II", session.sid, session.host_no))
         return struct.pack("=II", session.sid, session.host_no)
 
@@ -297,12 +303,20 @@ class FakeIscsiClass(FakeKernel):
             raise Refused(-errno.EPROTO)
         if transport == "tcp" and param == Param.MAX_R2T and (int(value) == 0 or int(value) & (int(value) - 1)):
             raise Refused(-errno.EINVAL)
+        if param == Param.SESS_RECOVERY_TMO and self._administrators_recovery_tmo(session):
+            return
         session.params[param] = value
         if param in _CONNECTION_ATTRIBUTES:
             shown = "128" if transport == "iser" and param == Param.MAX_RECV_DLENGTH else value
             self.sysfs.set_connection(session.sid, **{_CONNECTION_ATTRIBUTES[param]: shown})
         else:
             self.sysfs.set_session(session.sid, **{_SESSION_ATTRIBUTES[param]: value})
+
+    def _administrators_recovery_tmo(self, session: Session) -> bool:
+        """What sysfs shows is not what was set by a request: somebody has written it there."""
+        name = _SESSION_ATTRIBUTES[Param.SESS_RECOVERY_TMO]
+        before = session.params.get(Param.SESS_RECOVERY_TMO, SESSION_DEFAULTS[name])
+        return self.sysfs.get_session(session.sid, name) != before
 
     def _set_host_param(self, transport: str, u: bytes, payload: bytes) -> bytes:
         host_no, number, _ = struct.unpack_from("=III", u)

@@ -19,6 +19,8 @@ pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 
 
 class RealPlace:
+    root = "/sys"
+
     def __init__(self, listener: socket.socket) -> None:
         self._listener = listener
 
