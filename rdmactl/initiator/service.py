@@ -316,23 +316,18 @@ class InitiatorService:
     def _present(self, request: LoginRequest) -> int:
         """Sessions of the same identity: being made here, looked after here, and others in the kernel.
 
-        Only the last kind is read from sysfs, so that a login costs the same with one session and with a thousand.
+        Only the last kind is read from sysfs: a login costs the same with one session and with a thousand.
         """
         identity = request.identity
         present = set(sysfs.session_ids(self._root))
         same_target = [each for each in self._sessions.values() if each.request.target == request.target]
         ours = [*self._under_way, *(each.request for each in same_target if each.sid in present)]
-        strangers = (sysfs.session(sid, self._root) for sid in present if sid not in self._inboxes)
-        return sum(other.identity == identity for other in ours) + sum(
-            (view.target, view.persistent, view.iface_name or "default") == identity
-            for view in strangers
-            if view is not None
-        )
+        strangers = (sid for sid in present if sid not in self._inboxes)
+        return sum(other.identity == identity for other in ours) + sysfs.count_alike(identity, strangers, self._root)
 
     async def _transport(self, transport: str) -> int:
         """Its handle; when it is not there, loading its module is a worker's business."""
-        handle = sysfs.transport_handle(transport, self._root)
-        if handle is not None:
+        if (handle := sysfs.transport_handle(transport, self._root)) is not None:
             return handle
         return await self._lane.blocking(lambda: self._ready_transport(transport, self._root), deadline_s=_MODULES_S)
 

@@ -12,7 +12,7 @@ from rdmactl.errors import LocalError
 from rdmactl.initiator.api import ChapSettings, DiscoveryRequest, LoginRequest, SessionSettings
 from rdmactl.iscsi.portal import Portal
 from rdmactl.isns.api import IsnsRequest
-from rdmactl.records.model import Record, Table, convert, defaults, discovery_table, node_table, plain
+from rdmactl.records.model import Key, Record, Table, convert, defaults, discovery_table, node_table, plain
 
 __all__ = ["discovery_request", "isns_request", "login_request"]
 
@@ -27,7 +27,8 @@ class _Reader:
         for name, text in record.items():
             key = table.find(name)
             if key is not None:
-                self._values[key.name] = _converted(name, text, table)
+                if text != self._values[key.name]:  # most are as they always were
+                    self._values[key.name] = _converted(key, name, text)
             elif name.startswith("iface."):
                 self._values[name] = text
 
@@ -57,9 +58,7 @@ class _Reader:
         return Portal(address, port)
 
 
-def _converted(name: str, text: str, table: Table) -> str:
-    key = table.find(name)
-    assert key is not None
+def _converted(key: Key, name: str, text: str) -> str:
     try:
         return plain(convert(key, text)[0])
     except ValueError as error:
