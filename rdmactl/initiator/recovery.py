@@ -41,6 +41,7 @@ from rdmactl.iscsi.pdu import Async, AsyncEvent, Opcode
 from rdmactl.iscsi.sense import parse_sense
 from rdmactl.netlink.iscsi import ConnError, ReceivedPdu, SessionDestroyed, kernel_error_text
 from rdmactl.netlink.ports import Lane
+from rdmactl.netlink.workers import WorkerPool
 
 __all__ = ["Keeper", "news_of", "pauses"]
 
@@ -96,13 +97,21 @@ class Keeper:
     """Supervises sessions."""
 
     def __init__(
-        self, lane: Lane, logins: Logins, kernel: Kernel, tasks: Tasks, breakers: Breakers, root: str = "/sys"
+        self,
+        lane: Lane,
+        logins: Logins,
+        kernel: Kernel,
+        tasks: Tasks,
+        breakers: Breakers,
+        scans: WorkerPool,
+        root: str = "/sys",
     ) -> None:
         self._lane = lane
         self._tasks = tasks
         self._logins = logins
         self._kernel = kernel
         self._breakers = breakers
+        self._scans = scans
         self._root = root
 
     async def keep(self, session: Session, *, lost: bool = False) -> None:
@@ -207,7 +216,7 @@ class Keeper:
         work: Callable[[], list[str]] = lambda: scan.revive(sid, root)  # noqa: E731
         if purpose == "look for new LUNs":
             work = lambda: scan.scan(sid, depth, root)  # noqa: E731
-        for note in await self._lane.blocking(work, deadline_s=_SCAN_S):
+        for note in await self._scans.run(work, deadline_s=_SCAN_S, what=f"the scan of session {sid}"):
             log.warning("%s", note)
 
 

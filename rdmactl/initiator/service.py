@@ -50,6 +50,7 @@ from rdmactl.iscsi.portal import Portal
 from rdmactl.netlink.iscsi import NETLINK_ISCSI, ConnError, SessionDestroyed
 from rdmactl.netlink.iscsi_stats import Statistics
 from rdmactl.netlink.ports import Channel, ChannelSpec, Lane
+from rdmactl.netlink.workers import WorkerPool
 
 if TYPE_CHECKING:
     from rdmactl.initiator.discovery import Discoveries
@@ -100,6 +101,7 @@ class InitiatorService:
         self._under_way: list[LoginRequest] = []
         self._calls: set[asyncio.Task[object]] = set()  # callers' own tasks, inside login()
         self._tasks = Tasks()
+        self._scans = WorkerPool("initiator-scans")  # they wait for targets; nothing else shall wait for them
         self._overrun = asyncio.Event()
         self._overruns = 0
         self._inboxes = Inboxes(self._overrun_noted)
@@ -123,7 +125,7 @@ class InitiatorService:
             portal_back=self._portal_back,
             moved=self._moved,
         )
-        self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._breakers, self._root)
+        self._keeper = Keeper(lane, self._logins, self._kernel, self._tasks, self._breakers, self._scans, self._root)
         paths: list[Channel] = []
         try:
             self._adopt()
@@ -368,8 +370,8 @@ class InitiatorService:
         depth = params.queue_depth(session.request.settings)
         sid, root = session.sid, self._root
         try:
-            notes = await self._lane.blocking(
-                lambda: scan.scan(sid, depth, root, disks_s=_DISKS_S), deadline_s=_SCAN_S + _DISKS_S
+            notes = await self._scans.run(
+                lambda: scan.scan(sid, depth, root, disks_s=_DISKS_S), deadline_s=_SCAN_S + _DISKS_S, what="its scan"
             )
         except RdmactlError as error:
             notes = [f"{session}: {error}"]
