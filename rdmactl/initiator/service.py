@@ -174,8 +174,7 @@ class InitiatorService:
 
     async def _log_in(self, request: LoginRequest, claim: str) -> int:
         with translated(str(request)), self._room_for(request), self._cancellable():
-            handle = await self._transport(request.transport)
-            session = await self._first_login(request, handle)
+            session = await self._first_login(request)
             session.claims = (claim,)
             self._supervise(session, "logged in")
         self._keep_record(session)
@@ -333,7 +332,7 @@ class InitiatorService:
             return handle
         return await self._lane.blocking(lambda: self._ready_transport(transport, self._root), deadline_s=_MODULES_S)
 
-    async def _first_login(self, request: LoginRequest, handle: int) -> Session:
+    async def _first_login(self, request: LoginRequest) -> Session:
         """Attempts until one succeeds, one fails for good, or the record's patience is over."""
         settings = request.settings
         total_s = (settings.login_timeout_s * max(1, settings.initial_login_retry_max)) or _DEFAULT_TOTAL_S
@@ -342,6 +341,7 @@ class InitiatorService:
         while True:
             attempts += 1
             left_s = total_s - (self._lane.now() - begin)
+            handle = await self._transport(request.transport)  # another one when its module is loaded again meanwhile
             try:
                 return await self._logins.first(request, handle, min(settings.login_timeout_s or left_s, left_s))
             except TryAgain as failure:

@@ -25,6 +25,7 @@ from rdmactl.netlink import iscsi
 from rdmactl.netlink.sockaddr import SockAddr
 from rdmactl.netlink.workers import LIMIT
 from tests.fake.initiator_bench import FakeWorld
+from tests.fake.scsi_transport_iscsi import CAPS
 from tests.initiator_scenarios import FAST, eventually, login, logout, recovered, request
 
 pytestmark = pytest.mark.fake
@@ -129,6 +130,22 @@ def test_scans_that_do_not_end_delay_nobody_else(
         held.go_on.set()
         for sid in await asyncio.gather(*scanning):
             await logout(world, sid)
+        assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("transport", ["tcp", "iser"])
+def test_a_transport_that_is_loaded_again_has_another_handle(tmp_path: Path, transport: str) -> None:
+    """Checklist 7: even while a login is being tried again."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        world.kernel.handles[transport] += 0x10000  # the module has gone, and its handle is still shown
+        attempt = asyncio.ensure_future(login(world, request(world, transport, FAST)))
+        await eventually(world, lambda: world.kernel.unknown_handles, "no attempt")
+        world.tree.add_transport(transport, world.kernel.handles[transport], CAPS[transport])
+        await logout(world, await attempt)
         assert world.leftovers() == []
 
     world.run(scenario)
