@@ -227,7 +227,17 @@ class Kernel:
             _check(reply, f"session {session.sid}")
 
     async def _exchange(self, requests: Sequence[bytes]) -> list[Reply]:
-        replies = [iscsi.parse_reply(reply) for reply in await self._requests.exchange(requests, deadline_s=EXCHANGE_S)]
+        try:
+            answers = await self._requests.exchange(requests, deadline_s=EXCHANGE_S)
+        except KernelError as error:
+            if error.errno != errno.ECONNREFUSED:
+                raise
+            raise Unavailable(
+                "the kernel takes iSCSI requests only in the initial network namespace, and this is another one",
+                hint="start the daemon outside of the container, or with --net=host",
+                code="wrong-namespace",
+            ) from None
+        replies = [iscsi.parse_reply(answer) for answer in answers]
         whole = [reply for reply in replies if reply is not None]
         if len(whole) != len(requests):
             raise KernelError("NETLINK_ISCSI", errno.EPROTO, "the kernel's answer to an iSCSI request is cut short")

@@ -26,7 +26,7 @@ from rdmactl.netlink.sockaddr import SockAddr
 from rdmactl.netlink.workers import LIMIT
 from tests.fake.initiator_bench import FakeWorld
 from tests.fake.scsi_transport_iscsi import CAPS
-from tests.initiator_scenarios import FAST, eventually, login, logout, recovered, request
+from tests.initiator_scenarios import FAST, eventually, failure, login, logout, recovered, request
 
 pytestmark = pytest.mark.fake
 
@@ -147,6 +147,19 @@ def test_a_transport_that_is_loaded_again_has_another_handle(tmp_path: Path, tra
         world.tree.add_transport(transport, world.kernel.handles[transport], CAPS[transport])
         await logout(world, await attempt)
         assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def test_outside_the_initial_network_namespace(tmp_path: Path) -> None:
+    """Checklist 1: one attempt, and one sentence."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        world.kernel.initial_netns = False
+        error = await failure(world, request(world, "tcp", FAST))
+        assert "initial network namespace" in error.message
+        assert "--net=host" in (error.hint or "")
 
     world.run(scenario)
 

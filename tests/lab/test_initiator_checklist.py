@@ -29,7 +29,7 @@ from rdmactl.netlink.ports import NetlinkSocket
 from rdmactl.netlink.sockets import open_socket
 from tests import iscsi_class_contract as contract
 from tests.fake.target import FakeTarget, StreamTarget
-from tests.initiator_scenarios import FAST, eventually, login, logout, recovered, request
+from tests.initiator_scenarios import FAST, eventually, failure, login, logout, recovered, request
 from tests.lab import initiator_world as lab
 from tests.lab.guest import sh
 from tests.lab.initiator_world import RealWorld
@@ -441,3 +441,27 @@ def test_a_portal_with_a_scope_is_reached_again(world: RealWorld) -> None:
             assert world.leftovers() == []
 
     world.run(scenario)
+
+
+def log_in_elsewhere() -> None:
+    """In a network namespace with nothing but a target: what a login says."""
+    sh("ip link set lo up")
+    world = RealWorld()
+
+    async def scenario() -> None:
+        async with FakeServer() as server:
+            error = await failure(world, server.request(world))
+            print(error.message, error.hint, world.leftovers())
+
+    world.run(scenario)
+
+
+def test_outside_the_initial_network_namespace() -> None:
+    """Checklist 1: the kernel takes no request there, and whoever asks learns why."""
+    code = "from tests.lab.test_initiator_checklist import log_in_elsewhere; log_in_elsewhere()"
+    command = ["unshare", "--net", sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "initial network namespace" in done.stdout
+    assert "--net=host" in done.stdout
+    assert done.stdout.endswith(" []\n")  # nothing is left
