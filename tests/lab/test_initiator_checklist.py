@@ -19,7 +19,7 @@ import pytest
 
 from rdmactl.initiator import scan, sysfs
 from rdmactl.initiator.api import LoginRequest
-from rdmactl.iscsi.pdu import ALL_ONES, Async, NopIn, NopOut, Opcode, Pdu
+from rdmactl.iscsi.pdu import ALL_ONES, Async, NopIn, NopOut, Opcode, Pdu, Reject
 from rdmactl.iscsi.portal import Portal
 from rdmactl.iscsi.stream import encode
 from rdmactl.netlink import iscsi
@@ -48,11 +48,12 @@ transports = pytest.mark.parametrize("transport", ["tcp", "iser"])
 
 
 class SilentDisk(FakeTarget):
-    """Lets everybody in, and answers neither SCSI commands nor their abortion."""
+    """Lets everybody in, and answers neither SCSI commands nor their abortion. `farewell` is about logouts."""
 
-    def __init__(self) -> None:
+    def __init__(self, farewell: str) -> None:
         super().__init__()
-        self.commands = 0
+        self.farewell = farewell
+        self.commands = self.logouts = 0
         self.pongs: list[NopOut] = []
 
     def receive(self, pdu: Pdu) -> list[Pdu]:
@@ -62,16 +63,22 @@ class SilentDisk(FakeTarget):
                 return []
             case Opcode.NOP_OUT:
                 self.pongs.append(NopOut.unpack(pdu.header))
+            case Opcode.LOGOUT_REQUEST:
+                self.logouts += 1
+                if self.farewell != "answers":
+                    self.closed = self.farewell == "hangs up"
+                    return [Reject(0x04).pdu(pdu.header)] if self.farewell == "rejects" else []
         return super().receive(pdu)
 
 
 class FakeServer:
-    """Connections to `SilentDisk`s on a TCP port. The latest one is `target`."""
+    """Connections to `SilentDisk`s on a TCP port."""
 
-    def __init__(self, address: str = "127.0.0.1") -> None:
+    def __init__(self, address: str = "127.0.0.1", farewell: str = "answers") -> None:
         self._address = address
+        self._farewell = farewell
         self._writers: list[asyncio.StreamWriter] = []
-        self.target = SilentDisk()
+        self.targets: list[SilentDisk] = []
 
     async def __aenter__(self) -> FakeServer:
         self._server = await asyncio.start_server(self._serve, self._address, 0)
@@ -83,11 +90,17 @@ class FakeServer:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         stream = StreamTarget()
-        stream.target = self.target = SilentDisk()
+        stream.target = target = SilentDisk(self._farewell)
+        self.targets.append(target)
         self._writers.append(writer)
         while not stream.target.closed and (data := await reader.read(65536)):
             writer.write(stream.receive(data))
         writer.close()
+
+    @property
+    def target(self) -> SilentDisk:
+        """Of the latest connection."""
+        return self.targets[-1]
 
     def send(self, pdu: Pdu) -> None:
         """Out of the blue, on the latest connection."""
@@ -190,6 +203,38 @@ def test_a_message_nobody_hears_costs_the_connection_and_the_daemon_brings_it_ba
             await world.restart()
             await recovered(world)
             await logout(world, sid)
+            assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+def test_a_target_that_asks_for_a_logout_gets_it_and_the_session_back(world: RealWorld) -> None:
+    """Checklist 39: event 1."""
+
+    async def scenario() -> None:
+        async with FakeServer() as server:
+            wanted = server.request(world)
+            sid = await login(world, wanted)
+            server.send(Async(1, parameter3=5).pdu())
+            status = await recovered(world)
+            assert status.sid == sid
+            assert [target.logouts for target in server.targets] == [1, 0]
+            await logout(world, sid)
+            assert world.leftovers() == []
+
+    world.run(scenario)
+
+
+@pytest.mark.parametrize("farewell", ["hangs up", "rejects", "is silent"])
+def test_a_logout_ends_whatever_the_target_makes_of_it(world: RealWorld, farewell: str) -> None:
+    """Checklist 43 and 44: the kernel tells neither the end of a connection in logout nor a Reject."""
+
+    async def scenario() -> None:
+        async with FakeServer(farewell=farewell) as server:
+            wanted = server.request(world)
+            sid = await login(world, replace(wanted, settings=replace(MANUAL, logout_timeout_s=1.0)))
+            await logout(world, sid)
+            assert server.target.logouts == 1
             assert world.leftovers() == []
 
     world.run(scenario)
@@ -392,7 +437,7 @@ def test_a_scan_that_does_not_end_delays_no_recovery(world: RealWorld) -> None:
         near = await login(world, request(world, "tcp", PATIENT))
         async with FakeServer() as server:
             scanning = asyncio.ensure_future(login(world, replace(server.request(world), settings=settings)))
-            await eventually(world, lambda: server.target.commands, "no scan")
+            await eventually(world, lambda: server.targets and server.target.commands, "no scan")
             world.break_connection(near)
             await recovered(world, sid=near)
             assert await asyncio.to_thread(lab.write_and_read, lab.disk_of(near))
