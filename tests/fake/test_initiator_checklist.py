@@ -32,7 +32,7 @@ pytestmark = pytest.mark.fake
 
 MANY = 300
 AT_ONCE = 25
-MANY_S = 120.0
+MANY_S = 300.0
 NO_MAKER = "4194303"  # a process that does not exist
 UEVENT_MESSAGE_BYTES = 72
 STORAGE_BYTES = 128
