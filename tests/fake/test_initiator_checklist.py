@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from rdmactl.initiator import connect, scan, sysfs
+from rdmactl.initiator import scan, sysfs
 from rdmactl.initiator.api import SessionStatus
 from rdmactl.initiator.connect import resolve
 from rdmactl.initiator.service import InitiatorService
@@ -102,11 +102,12 @@ def name_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """`array.example` is this machine."""
     ask: Callable[..., Any] = socket.getaddrinfo
 
-    def answer(host: str, port: int, **options: int) -> Any:
-        known = host == "array.example" and not options["flags"] & socket.AI_NUMERICHOST
-        return ask("127.0.0.1" if known else host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    def answer(host: str, *where: Any, **options: int) -> Any:
+        if host == "array.example" and not options.get("flags", 0) & socket.AI_NUMERICHOST:
+            return ask("127.0.0.1", *where, **options | {"flags": socket.AI_NUMERICHOST})
+        return ask(host, *where, **options)
 
-    monkeypatch.setattr(connect.socket, "getaddrinfo", answer)
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "array.example"])
