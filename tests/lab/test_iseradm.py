@@ -161,6 +161,51 @@ def test_statistics_are_the_kernels(host: Host) -> None:
     assert host.run("-m", "session", "-u").status == 0
 
 
+def readable(disk: str) -> bool:
+    """Whether the target gives a sector of it; a disk that is gone fails reads, or is empty since a rescan."""
+    read = ["dd", f"if={disk}", "iflag=direct", "count=1", "status=none"]
+    return len(subprocess.run(read, capture_output=True, timeout=120, check=False).stdout) == 512
+
+
+def test_a_lun_that_is_gone(host: Host) -> None:
+    """To iscsiadm that is nothing: its disk stays until somebody removes it, and fails I/O; all else goes on."""
+    backstore, mapped = Path("/sys/kernel/config/target/core/fileio_0/second"), world.GROUP / "lun/lun_1"
+    sh(f"""
+        mkdir -p {backstore} {mapped}; truncate -s 8M /tmp/second.img
+        echo fd_dev_name=/tmp/second.img,fd_dev_size=8388608 > {backstore}/control
+        echo 1 > {backstore}/enable; ln -s {backstore} {mapped}/second
+    """)
+    assert host.run("-m", "discovery", "-t", "st", "-p", PORTAL).status == 0
+    assert host.run(*NODE, "-p", PORTAL, "-l").status == 0
+    (session,) = sysfs.sessions()
+    wait_for(lambda: len(sysfs.session_luns(session.sid)) == 2, "both LUNs")
+    first, second = (f"/dev/{lun.block_device}" for lun in sysfs.session_luns(session.sid))
+    sh(f"rm {mapped}/second; rmdir {mapped}; rmdir {backstore}")
+    theirs = subprocess.run([ISCSIADM, "-m", "session", "-R"], capture_output=True, text=True, check=False)
+    assert host.run("-m", "session", "-R") == Ran(theirs.returncode, theirs.stdout, theirs.stderr)
+    # all above that is about iscsid's own view of the session, which does not run
+    deep = subprocess.run([ISCSIADM, "-m", "session", "-P", "3"], capture_output=True, text=True, check=False).stdout
+    devices = "Attached SCSI devices:"
+    assert host.run("-m", "session", "-P", "3").stdout.partition(devices)[2] == deep.partition(devices)[2] != ""
+    assert len(sysfs.session_luns(session.sid)) == 2
+    assert (readable(first), readable(second)) == (True, False)
+    assert [view.state for view in sysfs.sessions()] == ["LOGGED_IN"]
+    assert host.run("-m", "session", "-u").status == 0
+
+
+def test_a_target_without_luns(host: Host) -> None:
+    """A login to it is one: iscsiadm waits for no disk."""
+    sh(f"rm {world.GROUP}/lun/lun_0/*; rmdir {world.GROUP}/lun/lun_0")
+    assert host.run("-m", "discovery", "-t", "st", "-p", PORTAL).status == 0
+    assert host.run(*NODE, "-p", PORTAL, "-l") == Ran(
+        0, f"Logging in to {ANNOUNCED}\nLogin to {ANNOUNCED} successful.\n", ""
+    )
+    assert [lun.block_device for lun in sysfs.session_luns(sysfs.session_ids()[0])] == []
+    assert host.run("-m", "session", "-u").status == 0
+    disk = next(Path("/sys/kernel/config/target/core/fileio_0").iterdir())
+    sh(f"mkdir {world.GROUP}/lun/lun_0; ln -s {disk} {world.GROUP}/lun/lun_0/disk")
+
+
 def test_what_is_in_use_is_not_logged_out_when_asked_for(host: Host) -> None:
     assert host.run("-m", "discovery", "-t", "st", "-p", PORTAL).status == 0
     assert host.run(*NODE, "-p", PORTAL, "-l").status == 0
