@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import statistics
@@ -55,7 +56,7 @@ ADDRESS = "10.9.0.1"
 PORTS = {"iser": 3260, "tcp": 3261}
 NAME = "iqn.2026-11.bench:t"
 TARGETS = Path("/sys/kernel/config/target/iscsi")
-LIMIT_S = 600.0
+LIMIT_S = 300.0
 LOOK_S = 0.1
 BIN = Path(sys.executable).parent
 COLUMNS = (
@@ -246,16 +247,13 @@ def set_time2wait(tools: Tools, seconds: int) -> None:
 
 
 def few_and_silent(tools: Tools, transport: str, count: int) -> dict[str, float]:
-    """Fewer targets alone, and with portals that nobody has."""
+    """Fewer targets alone, and with portals that nobody has; then their cut without pause."""
     quarter = count // 4
     few = count - quarter
     for number in range(few, count):
         tools.done("-m", "node", "-T", f"{NAME}{number:03}", "-o", "delete")
-    set_time2wait(tools, 0)
     result = {"few_s": timed(lambda: log_in(tools, few))}
-    result["cut0_s"] = timed(lambda: cut(few))
     log_out(tools)
-    set_time2wait(tools, 2)
     iface = "iser" if transport == "iser" else "default"
     for number in range(quarter):
         words = ("-T", f"{NAME}-silent{number}", "-p", f"10.9.0.{100 + number}", "-I", iface)
@@ -266,7 +264,22 @@ def few_and_silent(tools: Tools, transport: str, count: int) -> dict[str, float]
         result["silent_s"] = time.monotonic() - begin
         process.kill()
         process.communicate()
+    log_out(tools)
+    for number in range(quarter):
+        tools.done("-m", "node", "-T", f"{NAME}-silent{number}", "-o", "delete")
+    result["cut0_s"] = cut_without_wait(tools, few)
     return result
+
+
+def cut_without_wait(tools: Tools, count: int) -> float:
+    """Infinity when they are not all back in time: seen of iscsid with 48 iSER sessions, which is a result as well."""
+    set_time2wait(tools, 0)
+    log_in(tools, count)
+    try:
+        return timed(lambda: cut(count))
+    except AssertionError as error:
+        print(f"{tools.name}: {error}", file=sys.stderr, flush=True)
+        return math.inf
 
 
 def timed(action: Callable[[], object]) -> float:
