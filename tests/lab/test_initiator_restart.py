@@ -136,6 +136,26 @@ def test_kill_9_at_random_moments(host: Host) -> None:
     print(f"{KILLS} kills, {served} of a daemon that looked after the sessions: {', '.join(said)}")
 
 
+def test_modules_that_can_be_neither_removed_nor_loaded(host: Host) -> None:
+    """No session is touched by it, nor does a daemon that starts then need any for those that run."""
+    before, connections = connection_errors(), identities()
+    checkers = start_checkers()
+    for module in ("iscsi_tcp", "ib_iser", "libiscsi", "scsi_transport_iscsi"):
+        assert subprocess.run(["modprobe", "--remove", module], capture_output=True, check=False).returncode != 0
+    sh("mount -t tmpfs none /lib/modules")
+    try:
+        host.kill()
+        host.start()
+        told = host.run("rdmactl", "session", "list") or ""
+        assert told.count("logged in") == len(connections)
+        assert "Attached scsi disk" in (host.run("iseradm", "-m", "session", "-P", "3") or "")
+    finally:
+        sh("umount /lib/modules")
+    stop_checkers(checkers)
+    assert connection_errors() == before
+    assert identities() == connections
+
+
 def test_a_connection_cut_while_no_daemon_runs_comes_back_with_its_settings(host: Host) -> None:
     checkers = start_checkers()
     host.kill()
