@@ -12,6 +12,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
+from rdmactl import __version__
 from rdmactl.cli.errors import guard
 from rdmactl.cli.output import error_json, print_json
 from rdmactl.control.client import Client
@@ -44,6 +45,7 @@ _STATES = {
 def parser() -> argparse.ArgumentParser:
     """The words of this program."""
     words = argparse.ArgumentParser(prog="iwpmctl", description="Show what the iWARP port mapper knows.")
+    words.add_argument("-V", "--version", action="version", version=f"iwpmctl {__version__}")
     verbs = words.add_subparsers(dest="verb", required=True, metavar="list | show | stats | trace | selftest | dump")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument(

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from rdmactl import __version__
 from rdmactl.cli import iwpmctl
 from rdmactl.cli.iwpmctl import age_text, list_text, main
 
@@ -212,3 +213,11 @@ def test_wrong_words(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixt
 )
 def test_ages(seconds: float, text: str) -> None:
     assert age_text(seconds) == text
+
+
+def test_its_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["iwpmctl", "--version"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"iwpmctl {__version__}\n"
