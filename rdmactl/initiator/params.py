@@ -152,7 +152,10 @@ def after_login(
 
 
 def adopted_request(view: SessionView) -> LoginRequest:
-    """The request a session could have come from, as far as the kernel knows; of a half-made one, that is little."""
+    """The request a session could have come from, as far as the kernel knows; of a half-made one, that is little.
+
+    Whoever has not scanned it may have meant to: then nobody else does.
+    """
     interface, timeouts, chap = view.interface(), view.timeouts(), view.chap()
     defaults = SessionSettings()
     recovery_s = defaults.replacement_timeout_s if timeouts.recovery_s is None else timeouts.recovery_s
@@ -165,6 +168,7 @@ def adopted_request(view: SessionView) -> LoginRequest:
         initiator_name=interface.initiator_name or "",
         settings=SessionSettings(
             chap=ChapSettings(chap.username or "", chap.password or "", chap.username_in or "", chap.password_in or ""),
+            scan="manual" if view.target_state == "ALLOCATED" else defaults.scan,
             replacement_timeout_s=recovery_s,
             abort_timeout_s=_or(timeouts.abort_s, defaults.abort_timeout_s),
             lu_reset_timeout_s=_or(timeouts.lun_reset_s, defaults.lu_reset_timeout_s),

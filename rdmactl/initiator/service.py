@@ -438,6 +438,8 @@ class InitiatorService:
                 self._tasks.spawn(self._logins.remove(session), f"remove {session.sid}")
             else:
                 self._supervise(session, f"found {verdict.value}", lost=verdict is Adoption.RECOVER)
+                if view.target_state == "ALLOCATED" and session.request.settings.scan == "auto":  # it was interrupted
+                    self._tasks.spawn(self._scan(session), f"scan {session.sid}")
         for verdict, count in found.items():
             log.info("%d sessions found %s", count, verdict.value)
 

@@ -430,6 +430,32 @@ def test_a_restart_keeps_what_the_kernel_does_not_know(tmp_path: Path) -> None:
     world.run(scenario)
 
 
+@pytest.mark.parametrize("scan", ["auto", "manual"])
+def test_a_daemon_killed_before_its_scan(tmp_path: Path, scan: str) -> None:
+    """Its successor scans; what shall not be scanned, or nobody knows anything of, it leaves alone."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp", replace(FAST, scan=scan)))
+        found = world.kernel.sessions[sid]
+        asked = tmp_path / f"class/scsi_host/host{found.host_no}/scan"
+        found.target_state = "ALLOCATED"
+        world.tree.set_session(sid, target_state="ALLOCATED")
+        asked.write_text("")
+        await world.restart()
+        if scan == "auto":
+            await scenarios.eventually(world, lambda: asked.read_text() == "- - -\n", "it is not scanned")
+        for kept in (tmp_path / "run").iterdir():
+            kept.unlink()
+        asked.write_text("")
+        await world.restart()
+        await world.restart()  # its predecessor has done whatever it had begun
+        assert asked.read_text() == ""
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
 def test_adopted_sessions_that_fail_together_lose_no_endpoint(tmp_path: Path) -> None:
     """The kernel puts failed connections away one after another: each is waited for before its STOP_CONN."""
     world = FakeWorld(tmp_path)
