@@ -257,13 +257,18 @@ class _Listener:
         self._socket: socket.socket | None = None
 
     def open(self) -> None:
-        """Bind and listen. A socket file left behind by a process that died is replaced: the role's lock is ours."""
+        """Bind and listen. A socket file left behind by a process that died is replaced: the role's lock is ours.
+
+        It has its name only when somebody listens: who waits for the name is never refused.
+        """
+        nascent = self.path.with_name(f"{self.path.name}.new")
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
-            self.path.unlink(missing_ok=True)
-            listening.bind(str(self.path))
-            self.path.chmod(0o666)
+            nascent.unlink(missing_ok=True)
+            listening.bind(str(nascent))
+            nascent.chmod(0o666)
             listening.listen(BACKLOG)
+            nascent.replace(self.path)
         except OSError as error:
             listening.close()
             raise Unavailable(f"cannot listen on {self.path}: {error.strerror}") from None

@@ -25,7 +25,7 @@ from rdmactl.initiator import sysfs
 from rdmactl.records.store import Store
 from tests.golden.shell import NotForUs, Result, execute
 from tests.golden.world import CONFIGURATION, HOST_NAME, T1, T2
-from tests.lab.guest import sh, wait_for
+from tests.lab.guest import answering, sh, wait_for
 from tests.lab.isns_world import register, start_isnsd
 
 __all__ = ["Machine"]
@@ -210,7 +210,7 @@ class Machine:
                 stdout=log,
             )
         wait_for(lambda: self.iscsiadm(["-m", "session", "-r", "999999", "-u"]).status == 22, "iscsiadm")
-        wait_for(Path("/run/rdmactl/initiator.sock").exists, "iserd's socket")
+        wait_for(lambda: answering("/run/rdmactl/initiator.sock"), "iserd's socket")
         self._settle()
 
     def _settle(self) -> None:

@@ -7,6 +7,7 @@ Nothing here sleeps for a fixed time: everything waits for a condition, with a g
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -35,6 +36,16 @@ def wait_for(condition: Callable[[], T], what: str, *, limit_s: float = 60) -> T
         assert time.monotonic() < end, f"gave up after {limit_s} s waiting for {what}"
         time.sleep(0.05)
     return result
+
+
+def answering(path: str | Path) -> bool:
+    """Whether somebody listens on this socket; the file alone may be left from a process that was killed."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        try:
+            caller.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
 
 
 def here(event: str) -> None:

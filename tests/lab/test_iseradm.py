@@ -18,7 +18,7 @@ import pytest
 
 from rdmactl.initiator import sysfs
 from tests.lab import initiator_world as world
-from tests.lab.guest import sh, wait_for
+from tests.lab.guest import answering, sh, wait_for
 
 pytestmark = pytest.mark.kernel
 
@@ -47,7 +47,7 @@ class Host:
 
     def start(self) -> None:
         self.daemon = subprocess.Popen([sys.executable, "-m", "rdmactl.daemons.iserd"], env=self.environment)
-        wait_for(self.socket.exists, "iserd's socket")
+        wait_for(lambda: answering(self.socket), "iserd's socket")
 
     def stop(self) -> None:
         if self.daemon is not None and self.daemon.poll() is None:

@@ -556,3 +556,30 @@ def test_one_user_cannot_take_all_connections(tmp_path: Path, monkeypatch: pytes
 
 def test_a_deadline_of_the_servers_own_is_reported_as_one() -> None:
     assert interfaces.failure(TimeoutError())["code"] == "deadline"
+
+
+def test_a_socket_has_its_name_when_somebody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also over the file that a killed daemon has left."""
+    path, named = tmp_path / "iwpm.sock", []
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    replace = Path.replace
+
+    def rename(nascent: Path, target: Path) -> Path:
+        with socket.socket(socket.AF_UNIX) as caller:
+            caller.connect(str(nascent))  # refused when nobody listens
+        named.append(target)
+        return replace(nascent, target)
+
+    monkeypatch.setattr(Path, "replace", rename)
+
+    async def run() -> None:
+        with roles(tmp_path, "iwpm") as locks:
+            control = ControlServer(FakeDispatcher(), locks, admins=())
+            await control.start()
+            assert stat.S_IMODE(path.stat().st_mode) == 0o666
+            await control.stop()
+
+    asyncio.run(run())
+    assert named == [path]
+    assert not path.exists()
