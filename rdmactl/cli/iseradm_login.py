@@ -210,9 +210,9 @@ def _claim() -> dict[str, str]:
 def _logins(asked: Sequence[Login], *, wait: bool) -> _Work:
     """Logins as work; those nobody waits for have nothing to say when they are done."""
     from rdmactl.cli.iseradm_print import node_text
-    from rdmactl.records.model import wire_record
+    from rdmactl.records.model import wire_node
 
-    records = [wire_record(login.record) for login in asked]
+    records = [wire_node(login.record) for login in asked]
     names = [node_text(login.node) for login in asked]
     return _Work(
         "Login",

@@ -34,6 +34,7 @@ __all__ = [
     "node_table",
     "plain",
     "shown",
+    "wire_node",
     "wire_record",
 ]
 
@@ -339,6 +340,13 @@ def plain(value: Value) -> str:
 def wire_record(record: Record) -> dict[str, str]:
     """A record as it travels to the daemon: text, secrets included, nothing empty."""
     return {key: plain(value) for key, value in record.items() if value}
+
+
+def wire_node(record: Record) -> dict[str, str]:
+    """A node record as it travels to be logged in: as above, without what the daemon has as a built-in default."""
+    table = node_table(plain(record.get("iface.iscsi_ifacename", "default")))
+    usual = {key.name: key.default for key in table.keys}
+    return {key: text for key, text in wire_record(record).items() if text != usual.get(key)}
 
 
 def _convert_list(key: Key, text: str) -> tuple[str, list[str]]:

@@ -8,6 +8,7 @@ import pytest
 from rdmactl.errors import LocalError
 from rdmactl.initiator.api import SessionSettings
 from rdmactl.iscsi.portal import Portal
+from rdmactl.records.model import Key, Record, Secret, defaults, node_table, wire_node, wire_record
 from rdmactl.records.requests import discovery_request, login_request
 
 NODE = {"node.name": "iqn.a", "node.conn[0].address": "192.0.2.1", "node.conn[0].port": "3261", "node.tpgt": "1"}
@@ -40,6 +41,27 @@ def test_a_record_of_defaults_is_a_login_of_defaults() -> None:
 )
 def test_each_setting_arrives(key: str, text: str, field: str, value: object) -> None:
     assert getattr(login_request(NODE | {key: text}, "iqn.host").settings, field) == value
+
+
+def another(key: Key) -> str:
+    """A value that a key may have and does not have by default."""
+    if key.kind in ("enum", "list"):
+        return next(word for word in key.words if word != key.default)
+    return f"{int(key.default) + 1}" if key.kind != "string" else "iser" if "transport" in key.name else "another"
+
+
+@pytest.mark.parametrize("iface", ["default", "ipv6-iface"])
+def test_what_travels_is_what_differs_and_means_the_same(iface: str) -> None:
+    table = node_table(iface)
+    usual: Record = defaults(table) | NODE | {"iface.iscsi_ifacename": iface}
+    assert set(wire_node(usual)) <= {*NODE, "iface.iscsi_ifacename"}
+    for key in table.keys:
+        if key.name in NODE or key.name == "iface.iscsi_ifacename":
+            continue
+        text = another(key)
+        record = usual | {key.name: Secret(text) if key.secret else text}
+        assert wire_node(record)[key.name] == text
+        assert login_request(wire_node(record), "iqn.host") == login_request(wire_record(record), "iqn.host"), key.name
 
 
 def test_the_interface_arrives() -> None:
