@@ -109,7 +109,7 @@ def before_login(request: LoginRequest) -> list[tuple[Param, Value]]:
         (Param.PASSWORD_IN, s.chap.password_in),
     ]
     numbers: list[tuple[Param, Value]] = [
-        (Param.SESS_RECOVERY_TMO, _seconds(s.replacement_timeout_s)),
+        (Param.SESS_RECOVERY_TMO, max(-1, min(s.replacement_timeout_s, _MAX_SECONDS))),  # below zero: for ever
         (Param.FAST_ABORT, s.fast_abort),
         (Param.ABORT_TMO, _seconds(s.abort_timeout_s)),
         (Param.LU_RESET_TMO, _seconds(s.lu_reset_timeout_s)),

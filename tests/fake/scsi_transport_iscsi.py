@@ -305,6 +305,8 @@ class FakeIscsiClass(FakeKernel):
             raise Refused(-errno.EINVAL)
         if param == Param.SESS_RECOVERY_TMO and self._administrators_recovery_tmo(session):
             return
+        if param == Param.SESS_RECOVERY_TMO and int(value) < 0:
+            value = "off"
         session.params[param] = value
         if param in _CONNECTION_ATTRIBUTES:
             shown = "128" if transport == "iser" and param == Param.MAX_RECV_DLENGTH else value

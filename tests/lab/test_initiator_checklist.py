@@ -197,6 +197,23 @@ def test_the_administrators_recovery_timeout_outlives_relogins(world: RealWorld,
     world.run(scenario)
 
 
+@transports
+def test_a_replacement_timeout_below_zero_is_for_ever(world: RealWorld, transport: str) -> None:
+    """And stays it, with the record's daemon and with one that knows the session from the kernel only."""
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, transport, replace(FAST, replacement_timeout_s=-1)))
+        attribute = f"/sys/class/iscsi_session/session{sid}/recovery_tmo"
+        assert sysfs.read(attribute) == "off"
+        await world.restart()
+        world.break_connection(sid)
+        await recovered(world)
+        assert sysfs.read(attribute) == "off"
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
 def test_a_message_nobody_hears_costs_the_connection_and_the_daemon_brings_it_back(world: RealWorld) -> None:
     """Checklist 40: an asynchronous message, and no daemon that listens."""
 
