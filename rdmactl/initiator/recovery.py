@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from rdmactl.errors import RdmactlError
-from rdmactl.initiator import params, scan
+from rdmactl.initiator import params, scan, sysfs
 from rdmactl.initiator.breaker import Breakers
 from rdmactl.initiator.events import Item
 from rdmactl.initiator.kernel import Kernel
@@ -120,6 +120,7 @@ class Keeper:
             policy(session), random.uniform, self._lane.now(), time2wait_s=0.0 if lost else session.time2wait_s
         )
         if lost:
+            self._ask_kernel(session, engine)
             engine.receive(News(Event.LOST, "found without a connection"), self._lane.now())
         while True:
             await self._obey(session, engine)
@@ -139,8 +140,15 @@ class Keeper:
         for item in inbox.take():
             news = news_of(item)
             if news is not None and engine.state is not State.GONE:
+                if news.event is Event.LOST:
+                    self._ask_kernel(session, engine)
                 engine.receive(news, self._lane.now())
         self._pass_hints(session, engine)
+
+    def _ask_kernel(self, session: Session, engine: Recovery) -> None:
+        waits_s = sysfs.recovery_timeout(session.sid, self._root)
+        if waits_s is not None:
+            engine.kernel_waits(waits_s)
 
     def _pass_hints(self, session: Session, engine: Recovery) -> None:
         for hint in session.inbox.take_hints():

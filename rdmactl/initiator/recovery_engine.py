@@ -19,7 +19,7 @@ Not here: what an attempt is (`login.py`), the states themselves (`recovery_stat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rdmactl.initiator.recovery_states import TRANSITIONS, Event, State
@@ -117,6 +117,11 @@ class Recovery:
         self._note_news(before, news, now)
         if self.state is not before:
             self._entered(before, news, now)
+
+    def kernel_waits(self, replacement_s: float) -> None:
+        """How long the kernel holds the I/O of lost connections back, from the next loss on: not for ever what the
+        record says, an administrator may have written another value."""
+        self._policy = replace(self._policy, replacement_s=replacement_s)
 
     def tick(self, now: float) -> None:
         """The time of `wake_at` has come."""

@@ -37,6 +37,7 @@ __all__ = [
     "hosts",
     "names",
     "read",
+    "recovery_timeout",
     "session",
     "session_host",
     "session_ids",
@@ -202,9 +203,8 @@ class SessionView(NamedTuple):
 
     def timeouts(self) -> TimeoutsView:
         """Time-outs in force (level 2)."""
-        recovery = read(f"{self.path}/recovery_tmo")
         return TimeoutsView(
-            -1 if recovery == "off" else _to_integer(recovery),
+            recovery_timeout(self.sid, self.root),
             _integer(f"{self.path}/tgt_reset_tmo"),
             _integer(f"{self.path}/lu_reset_tmo"),
             _integer(f"{self.path}/abort_tmo"),
@@ -310,6 +310,12 @@ def session(sid: int, root: str = "/sys") -> SessionView | None:
         path=path,
         root=root,
     )
+
+
+def recovery_timeout(sid: int, root: str = "/sys") -> int | None:
+    """Seconds for which I/O of a session without connection is held back, -1 for ever; None when it is not known."""
+    found = read(f"{root}/class/iscsi_session/session{sid}/recovery_tmo")
+    return -1 if found == "off" else _to_integer(found)
 
 
 def count_alike(identity: tuple[str, Portal, str], sids: Iterable[int], root: str = "/sys") -> int:

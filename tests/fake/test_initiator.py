@@ -430,6 +430,24 @@ def test_a_restart_keeps_what_the_kernel_does_not_know(tmp_path: Path) -> None:
     world.run(scenario)
 
 
+def test_the_recovery_timeout_is_the_kernels(tmp_path: Path) -> None:
+    """An administrator has written another one than the record's, which is for ever."""
+    world = FakeWorld(tmp_path)
+
+    async def scenario() -> None:
+        sid = await login(world, request(world, "tcp", replace(FAST, replacement_timeout_s=-1)))
+        world.tree.set_session(sid, recovery_tmo="0")
+        world.tcp.mode = "refuse"
+        world.break_connection(sid)
+        end = time.monotonic() + world.settle_s
+        while not any("I/O fails from now on" in reason for _, reason in await timeline(world, sid)):
+            assert time.monotonic() < end, "it waits for the record's"
+            await asyncio.sleep(0.01)
+        await logout(world, sid)
+
+    world.run(scenario)
+
+
 @pytest.mark.parametrize("scan", ["auto", "manual"])
 def test_a_daemon_killed_before_its_scan(tmp_path: Path, scan: str) -> None:
     """Its successor scans; what shall not be scanned, or nobody knows anything of, it leaves alone."""

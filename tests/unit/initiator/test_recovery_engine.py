@@ -143,6 +143,18 @@ def test_the_limit_of_attempts() -> None:
     assert (engine.state, engine.wake_at()) == (State.GIVEN_UP, None)
 
 
+def test_the_kernels_clock_is_the_one_that_counts() -> None:
+    """An administrator may have changed it since the login; what runs already goes on."""
+    engine = new(Policy(replacement_s=-1))
+    engine.kernel_waits(3.0)
+    engine.receive(News(Event.LOST, "cut"), 200.0)
+    engine.kernel_waits(-1)
+    engine.tick(202.9)
+    assert not [text for text in told(engine) if text.startswith("I/O fails")]
+    engine.tick(203.0)
+    assert "I/O fails from now on: replacement timeout is over" in told(engine)
+
+
 def test_the_replacement_timeout_is_told_and_ends_nothing() -> None:
     """Checklist 36."""
     engine = new()
