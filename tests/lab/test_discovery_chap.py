@@ -14,7 +14,7 @@ import pytest
 
 from tests.lab import initiator_world as world
 from tests.lab.guest import sh, wait_for
-from tests.lab.test_iseradm import Host
+from tests.lab.iserd_host import Host
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 

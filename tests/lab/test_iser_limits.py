@@ -32,7 +32,7 @@ from rdmactl.rdmacm.steps import Steps
 from tests.lab import iser_world as world
 from tests.lab.guest import sh, wait_for
 from tests.lab.iser_world import LOCKED, ME, RXE, SIW, TARGET
-from tests.lab.test_iseradm import Host
+from tests.lab.iserd_host import Host
 
 pytestmark = [pytest.mark.kernel, pytest.mark.slow]
 

@@ -7,18 +7,17 @@ What the kernel's sessions look like is compared with open-iscsi's own iscsiadm,
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from rdmactl.initiator import sysfs
 from tests.lab import initiator_world as world
-from tests.lab.guest import answering, sh, wait_for
+from tests.lab.guest import sh, wait_for
+from tests.lab.iserd_host import Host, Ran
 
 pytestmark = pytest.mark.kernel
 
@@ -27,37 +26,6 @@ PORTAL = str(world.TCP)
 ADDRESS, PORT = world.TCP
 NODE = ("-m", "node", "-T", world.TARGET)
 ANNOUNCED = f"[iface: default, target: {world.TARGET}, portal: {ADDRESS},{PORT}]"
-
-
-class Ran(NamedTuple):
-    status: int
-    stdout: str
-    stderr: str
-
-
-class Host:
-    """This machine with its own iserd."""
-
-    def __init__(self, directory: Path) -> None:
-        self.environment = os.environ | {
-            f"RDMACTL_{name}_DIRECTORY": str(directory / name.lower()) for name in ("STATE", "RUNTIME", "CONFIG")
-        }
-        self.socket = directory / "runtime" / "initiator.sock"
-        self.daemon: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        self.daemon = subprocess.Popen([sys.executable, "-m", "rdmactl.daemons.iserd"], env=self.environment)
-        wait_for(lambda: answering(self.socket), "iserd's socket")
-
-    def stop(self) -> None:
-        if self.daemon is not None and self.daemon.poll() is None:
-            self.daemon.send_signal(signal.SIGTERM)
-            assert self.daemon.wait(60) == 0
-
-    def run(self, *words: str) -> Ran:
-        command = [sys.executable, "-m", "rdmactl.cli.iseradm", *words]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=120, check=False)
-        return Ran(done.returncode, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
