@@ -17,6 +17,7 @@ from rdmactl.initiator.service import InitiatorService
 from rdmactl.initiator.sysfs import SessionView
 from rdmactl.netlink.dispatcher import Dispatcher
 from rdmactl.netlink.ports import Service
+from rdmactl.netlink.workers import WorkerPool
 from rdmactl.records.conf import ensure_initiator_name
 from rdmactl.records.recorded import record_moved, recorded_request
 
@@ -32,7 +33,8 @@ def initiator() -> Callable[[], Service]:
     def recorded(view: SessionView) -> LoginRequest | None:
         return recorded_request(view, initiator_name())
 
-    return lambda: InitiatorService(runtime=runtime, settings_of=recorded, record_moved=record_moved)
+    scans = WorkerPool("initiator-scans")  # outlives restarts: a thread that does not come back keeps counting
+    return lambda: InitiatorService(runtime=runtime, settings_of=recorded, record_moved=record_moved, scans=scans)
 
 
 def discovery_daemon(dispatcher: Dispatcher) -> Service:

@@ -87,9 +87,11 @@ class InitiatorService:
         settings_of: Callable[[SessionView], LoginRequest | None] = lambda view: None,
         record_moved: Callable[[LoginRequest, Portal], bool] = lambda request, portal: False,
         ready_transport: Callable[[str, str], int] | None = None,
+        scans: WorkerPool | None = None,
     ) -> None:
         """`runtime`: directory of what outlives the daemon, None: nothing does. `settings_of`: from the records;
-        `record_moved`: tell them of a permanent redirection, True when there was one to change."""
+        `record_moved`: tell them of a permanent redirection, True when there was one to change. `scans`: threads that
+        outlive this instance, because one that hangs in a scan does."""
         self._root = root
         self._runtime = None if runtime is None else RuntimeRecords(runtime)
         self._settings_of = settings_of
@@ -101,7 +103,7 @@ class InitiatorService:
         self._under_way: list[LoginRequest] = []
         self._calls: set[asyncio.Task[object]] = set()  # callers' own tasks, inside login()
         self._tasks = Tasks()
-        self._scans = WorkerPool("initiator-scans")  # they wait for targets; nothing else shall wait for them
+        self._scans = scans or WorkerPool("initiator-scans")  # they wait for targets; nothing else shall wait for them
         self._overrun = asyncio.Event()
         self._overruns = 0
         self._inboxes = Inboxes(self._overrun_noted)
