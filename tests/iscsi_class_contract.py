@@ -337,7 +337,8 @@ def burst_lengths_are_checked_at_start(k: Class) -> None:
     assert k.code(iscsi.start_conn(k.iser, sid)) == -errno.EINVAL
 
 
-def lost_tcp_connection_is_told(k: Class) -> None:
+def _lost_tcp(k: Class) -> tuple[socket.socket, ConnError]:
+    """A session whose target has hung up: the target's listener, and what the kernel tells."""
     sid = k.session()
     listener = k.place.listener()
     with socket.create_connection(listener.getsockname()) as sock:
@@ -346,17 +347,15 @@ def lost_tcp_connection_is_told(k: Class) -> None:
     accepted.close()
     lost = k.await_event(ConnError, sid)[-1]
     assert isinstance(lost, ConnError)
-    assert lost.error == 1020
+    return listener, lost
+
+
+def lost_tcp_connection_is_told(k: Class) -> None:
+    assert _lost_tcp(k)[1].error == 1020
 
 
 def a_lost_connection_takes_nothing_until_it_is_stopped(k: Class) -> None:
-    sid = k.session()
-    listener = k.place.listener()
-    with socket.create_connection(listener.getsockname()) as sock:
-        assert k.code(iscsi.bind_conn(k.tcp, sid, sock.fileno())) == 0
-    accepted, _ = listener.accept()
-    accepted.close()
-    k.await_event(ConnError, sid)
+    listener, (sid, *_) = _lost_tcp(k)
     pdu = iscsi.send_pdu(k.tcp, sid, b"\x43\x87" + bytes(46), b"")
     refused = [k.code(pdu), k.code(iscsi.set_param(k.tcp, sid, Param.PING_TMO, 5))]
     assert refused == [-errno.ENOTCONN, -errno.ENOTCONN]

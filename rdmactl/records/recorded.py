@@ -48,17 +48,15 @@ def record_moved(request: LoginRequest, home: Portal, directory: str | None = No
     """Whether there is a record of the login that was redirected; it is one of `home` from now on, settings and source
     its own. A record that is there already stays as it is, and so does the other then. RdmactlError.
     """
-    old, new = request.portal, home
+    target, old, iface = request.target, request.portal, request.iface_name
     with Store(directory) as store, store.transaction():
-        for node in store.nodes(target=request.target, address=old.address, port=old.port, iface=request.iface_name):
-            record = store.node(node)
-            there = store.nodes(target=request.target, address=new.address, port=new.port, iface=request.iface_name)
-            if record is None or there:
-                continue
-            source = store.source(node) or ""
-            store.delete_node(node)
-            moved = NodeId(node.target, new.address, new.port, node.tpgt, node.iface)
-            record |= {"node.conn[0].address": new.address, "node.conn[0].port": str(new.port)}
-            store.write_node(moved, record, source)
-            return True
-    return False
+        found = store.nodes(target=target, address=old.address, port=old.port, iface=iface)
+        if not found or store.nodes(target=target, address=home.address, port=home.port, iface=iface):
+            return False
+        record, source = store.node(found[0]), store.source(found[0])
+        if record is None:
+            return False
+        store.delete_node(found[0])
+        record |= {"node.conn[0].address": home.address, "node.conn[0].port": str(home.port)}
+        store.write_node(NodeId(target, home.address, home.port, found[0].tpgt, iface), record, source or "")
+        return True
