@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from rdmactl.daemons.initiator_role import initiator
 from rdmactl.initiator import scan, sysfs
 from rdmactl.initiator.api import SessionStatus
 from rdmactl.initiator.connect import resolve
@@ -190,3 +191,8 @@ def test_the_scope_of_an_address_reaches_the_kernel() -> None:
     assert address == SockAddr(socket.AF_INET6, 3260, loopback, socket.if_nametoindex("lo"))
     request = iscsi.ep_connect(1, address.pack())
     assert SockAddr.unpack(request[UEVENT_MESSAGE_BYTES:].ljust(STORAGE_BYTES, b"\0")) == address
+
+
+def test_threads_that_hang_in_a_scan_count_after_a_restart_of_the_service() -> None:
+    new_service = initiator()
+    assert new_service()._scans is new_service()._scans  # type: ignore[attr-defined]
